@@ -1,0 +1,53 @@
+"""faultlens tells a platform team whose fault a failure is: the user's, the system's, or unknown.
+
+With ``FAULTLENS=1`` in the environment nothing here needs to be called. By hand::
+
+    import faultlens
+
+    faultlens.enable()
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__all__ = ["Failure", "Kind", "Role", "__version__", "disable", "enable"]
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from faultlens.failure import Failure, Kind, Role
+
+
+def enable() -> None:
+    """Record every SDK exception raised in this process from now on.
+
+    Does by hand what ``FAULTLENS=1`` does at start-up, whatever that variable says. SDKs that are
+    already imported are covered at once, the others when they are imported. Settings are read
+    from the environment by this call. Enabling twice is enabling once. Never raises: what cannot
+    be done is logged in one line and the rest goes on.
+    """
+    from faultlens import startup
+
+    startup.enable()
+
+
+def disable() -> None:
+    """Stop recording and restore everything that `enable` patched.
+
+    What was counted stays counted: enabling again goes on from there. Does nothing when faultlens
+    is not enabled.
+    """
+    from faultlens import startup
+
+    startup.disable()
+
+
+def __getattr__(name: str) -> Any:
+    # Importing this package is part of every process's start-up where faultlens.start is
+    # supported, so the record's module (dataclasses, enum) is loaded only for who asks for it.
+    if name in ("Failure", "Kind", "Role"):
+        from faultlens import failure
+
+        return getattr(failure, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

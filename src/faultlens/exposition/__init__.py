@@ -1,0 +1,1 @@
+"""How the counts leave the process: `server` answers scrapes."""

@@ -1,0 +1,55 @@
+"""The record that flows from the hook through an SDK adapter to the sinks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+
+__all__ = ["Failure", "Kind", "Role"]
+
+
+class Kind(str, Enum):
+    """Whose fault a failure is, and so who has to act."""
+
+    USER = "user"
+    """The code, input or credentials of whoever wrote or called the workflow."""
+    SYSTEM = "system"
+    """The platform: the one kind that pages the platform team."""
+    UNKNOWN = "unknown"
+    """Nothing that can be seen decides it; a rule in ``FAULTLENS_RULES`` can."""
+
+
+class Role(str, Enum):
+    """What a raised SDK exception is to the failure behind it."""
+
+    ORIGIN = "origin"
+    """The first SDK exception that shows a failure: it counts."""
+    PROPAGATED = "propagated"
+    """A copy that an SDK rebuilt from a failure counted where it was raised."""
+    WRAPPED = "wrapped"
+    """Raised because of another SDK exception, which counted."""
+    REPLAYED = "replayed"
+    """The same failure again, raised from a workflow's history."""
+    CONTROL_FLOW = "control_flow"
+    """Raised and swallowed by the SDK while nothing went wrong."""
+    CONFIGURED = "configured"
+    """Left out by the user's configuration."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """One SDK exception, described at the moment it was first raised in this process."""
+
+    sdk: str
+    """The SDK's import name: ``flyte`` or ``durable_workflow``."""
+    type: str
+    """Full dotted name of the exception's class, ``flyte.errors.OOMError``."""
+    kind: Kind
+    worker: str
+    """Who ran the failing code: a stable name, never an id made for one run."""
+    role: Role = Role.ORIGIN
+    code: str | None = None
+    """The SDK's or the user's short error code as text, if the exception has one."""
+    context: Mapping[str, str] = field(default_factory=dict)
+    """Where it happened, as span event attributes: run, action, workflow, task queue, ..."""

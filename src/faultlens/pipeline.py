@@ -1,0 +1,222 @@
+"""Puts the parts together: hook → SDK adapter → `Failure` → counters, spans → /metrics.
+
+There is one pipeline to a process. It starts when the first SDK's errors module has been imported
+and ends with `faultlens.disable`; its counts outlive it, so that enabling again goes on from there.
+"""
+
+from __future__ import annotations
+
+import logging
+import platform
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from importlib import util
+from types import FrameType, ModuleType
+from typing import Any
+
+from prometheus_client import REGISTRY, CollectorRegistry, Metric
+
+from faultlens import __version__, imports, rules, settings
+from faultlens.exposition.server import MetricsServer
+from faultlens.hook import Hook
+from faultlens.sdks import ERRORS_MODULES, Sdk, adapter_for
+from faultlens.settings import Settings
+from faultlens.sinks.counters import Counters
+from faultlens.sinks.spans import Spans
+
+__all__ = ["Pipeline", "imported", "running", "stop"]
+
+_log = logging.getLogger("faultlens")
+
+_lock = threading.RLock()
+_running: Pipeline | None = None
+_counters = Counters()
+
+
+def imported(module: ModuleType) -> None:
+    """A module that `faultlens.imports` watches for has been imported."""
+    global _running
+    with _lock:
+        if _running is None and module.__name__ in ERRORS_MODULES:
+            _running = Pipeline(settings.load(), _counters)
+            for earlier in imports.already_imported():
+                _running.adjust_to(earlier)
+            _running.adjust_to(module)
+            _running.serve()
+        elif _running is not None:
+            _running.adjust_to(module)
+
+
+def running() -> Pipeline | None:
+    """The process's pipeline, if one is running."""
+    return _running
+
+
+def stop() -> None:
+    """End the process's pipeline; does nothing if there is none."""
+    global _running
+    with _lock:
+        if _running is not None:
+            _running.stop()
+            _running = None
+
+
+class Pipeline:
+    """Records the exceptions of every SDK it is told of, until `stop`.
+
+    counters: where the counts are kept; they stay there.
+    """
+
+    def __init__(self, settings: Settings, counters: Counters) -> None:
+        self.settings = settings
+        self.counters = counters
+        self.overrides = rules.load(settings.rules)
+        self.sdks: dict[str, Sdk] = {}
+        self.spans = Spans(settings, __version__)
+        self.hook = Hook(self._record, self._dropped)
+        self.server: MetricsServer | None = None
+        self._registry = _register(self)
+        self._served_elsewhere = "prometheus" in settings.metrics_exporters
+        self._sdk_of_root: dict[int, Sdk] = {}  # by id: a metaclass of the user's may break hashing
+        self._undo: list[Callable[[], None]] = []
+        self._warned: set[str] = set()
+        self._warn_of_rules_for(
+            "the package {package} is not installed",
+            lambda name: not _installed(name.partition(".")[0]),
+        )
+
+    def adjust_to(self, module: ModuleType) -> None:
+        """Take a newly imported module in: an SDK, or what the program uses beside it."""
+        name = module.__name__
+        if name in ERRORS_MODULES and name not in self.sdks:
+            self._add(adapter_for(name)(module, self.overrides), name)
+        elif name == "opentelemetry.sdk.trace":
+            self.spans.hook_into(module)
+        elif name == "opentelemetry.exporter.prometheus":
+            # The app's own reader serves the registry that our counters are in, often on our port.
+            self._served_elsewhere = True
+            self._stop_serving()
+        for sdk in self.sdks.values():
+            undo = sdk.hook_into(module, self._expect)
+            if undo is not None:
+                self._undo.append(undo)
+
+    def serve(self) -> None:
+        """Serve /metrics, unless OpenTelemetry does."""
+        if self._served_elsewhere or self.server is not None:
+            return
+        settings = self.settings
+        server = MetricsServer(self._registry, settings.host, settings.port, __version__)
+        self.server = server if server.start() else None
+
+    def stop(self) -> None:
+        """Record nothing any more and restore everything that was patched."""
+        self.hook.stop()
+        for undo in reversed(self._undo):
+            undo()
+        self.spans.stop()
+        self._stop_serving()
+        self._registry.unregister(self)
+
+    # The prometheus_client collector.
+
+    def describe(self) -> list[Metric]:
+        """The names, which a registry checks for being taken."""
+        return self.counters.describe()
+
+    def collect(self) -> Iterator[Metric]:
+        """The metrics, after a look for raises that could not be seen when they happened."""
+        self.hook.poll()
+        return self.counters.collect()
+
+    def _add(self, sdk: Sdk, errors_module: str) -> None:
+        self.sdks[errors_module] = sdk
+        self._sdk_of_root.update((id(root), sdk) for root in sdk.roots)
+        self._warn_of_rules_for(
+            f"{sdk.distribution} {sdk.version} has no such class",
+            lambda name: name.rpartition(".")[0] == errors_module and name not in sdk.classes,
+        )
+        self.hook.watch(sdk.roots)
+        self.counters.info = {
+            "version": __version__,
+            "detector": self.hook.detector,
+            "python": platform.python_version(),
+            **{known.package: known.version for known in self.sdks.values()},
+        }
+        self._expect(self.settings.worker or self.settings.fallback_worker)
+
+    def _expect(self, worker: str) -> None:
+        """Start the series of every known class at 0 for this worker."""
+        for sdk in self.sdks.values():
+            for name, cls in sdk.classes.items():
+                self.counters.expect(name, sdk.rule(cls).kinds, self.settings.worker or worker)
+
+    def _record(self, exc: BaseException, frame: FrameType | None) -> None:
+        """The hook's handler: raises only before anything is recorded."""
+        sdk = next(
+            self._sdk_of_root[id(base)] for base in type(exc).__mro__ if id(base) in self._sdk_of_root
+        )
+        failure = sdk.describe(exc, self.settings.worker, self.settings.fallback_worker)
+        span, trace = self._current_span()
+        self.counters.count(failure, trace)
+        try:
+            self.spans.record(failure, exc, frame, span)
+        except BaseException as error:
+            self._dropped("span_error", error)
+
+    def _current_span(self) -> tuple[Any, tuple[str, str] | None]:
+        try:
+            span = self.spans.current()
+            return span, self.spans.sampled(span)
+        except Exception as error:  # a context or span implementation that is not OpenTelemetry's
+            self._dropped("span_error", error)
+            return None, None
+
+    def _dropped(self, reason: str, error: BaseException | None) -> None:
+        self.counters.drop(reason)
+        if error is not None and reason not in self._warned:
+            self._warned.add(reason)
+            _log.warning(
+                "faultlens could not record an exception in full (%s); the program is not "
+                "affected. Said once; counted in faultlens_dropped_total.",
+                reason,
+                exc_info=error,
+            )
+
+    def _stop_serving(self) -> None:
+        if self.server is not None:
+            self.server.stop()
+            self.server = None
+
+    def _warn_of_rules_for(self, why: str, concerns: Callable[[str], bool]) -> None:
+        for name in filter(concerns, self.overrides):
+            _log.warning(
+                "FAULTLENS_RULES=%s: the rule for %s changes nothing: %s.",
+                self.settings.rules,
+                name,
+                why.format(package=name.partition(".")[0]),
+            )
+
+
+def _register(pipeline: Pipeline) -> CollectorRegistry:
+    """Put the counters where the program's own metrics are; where not, alone in a registry."""
+    try:
+        REGISTRY.register(pipeline)
+        return REGISTRY
+    except ValueError as error:
+        _log.warning(
+            "faultlens: prometheus_client's registry has metrics of our names already (%s): ours "
+            "are served at /metrics alone, without the program's.",
+            error,
+        )
+    registry = CollectorRegistry()
+    registry.register(pipeline)
+    return registry
+
+
+def _installed(package: str) -> bool:
+    try:
+        return util.find_spec(package) is not None
+    except (ImportError, ValueError):  # ValueError: __main__, which has no spec
+        return package in sys.modules

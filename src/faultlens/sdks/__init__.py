@@ -1,0 +1,184 @@
+"""The SDKs whose exceptions faultlens records: one module each, on the base class here.
+
+An adapter says what an SDK's exception means: whose fault (`Kind`), who ran the code (worker), the
+error's code, where it happened. It knows neither how the raise was seen nor what is counted.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from types import ModuleType
+from typing import Any, ClassVar
+
+from faultlens import guard
+from faultlens.failure import Failure, Kind, Role
+
+__all__ = ["ANY_KIND", "ERRORS_MODULES", "SYSTEM", "UNKNOWN", "USER", "Rule", "Sdk", "adapter_for"]
+
+ERRORS_MODULES = ("flyte.errors", "durable_workflow.errors")
+"""The modules whose import brings an SDK in."""
+
+CODE_LIMIT = 64
+CONTEXT_LIMIT = 256
+WORKER_LIMIT = 128
+"""The longest code, context value and worker, in characters."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """How the kind of a class's exceptions is decided."""
+
+    kinds: tuple[Kind, ...]
+    """Every kind that the rule can give."""
+    why: str
+    """The reason in words, for ``faultlens classes``."""
+    decide: Callable[[Any], Kind] | None = None
+    """Gives the kind of one exception; None where `kinds` is the only one there is."""
+
+    def kind(self, exc: BaseException) -> Kind:
+        return self.kinds[0] if self.decide is None else self.decide(exc)
+
+
+USER, SYSTEM, UNKNOWN = (Kind.USER,), (Kind.SYSTEM,), (Kind.UNKNOWN,)
+ANY_KIND = (Kind.USER, Kind.SYSTEM, Kind.UNKNOWN)
+
+# Names that say nothing, or are made for one run: Flyte's fillers ("user" is a mistaken third
+# argument in up to 23 of its classes), its coroutine ids, Durable Workflow's default worker ids.
+_NO_WORKER = re.compile(
+    r"user|system|unknown|none|worker-\d+|py-worker-[0-9a-f]{8}", re.IGNORECASE
+)
+
+
+class Sdk:
+    """One SDK: reads its errors module and describes its exceptions.
+
+    errors: the SDK's errors module, as imported. Its classes are found by walking it, since they
+        differ from version to version.
+    overrides: the user's kinds by full class name; each holds for the subclasses too.
+    """
+
+    package: ClassVar[str]
+    """The import name; also the value of ``faultlens.sdk``."""
+    distribution: ClassVar[str]
+    """The name on the package index."""
+
+    def __init__(self, errors: ModuleType, overrides: Mapping[str, Kind] | None = None) -> None:
+        self.classes: dict[str, type[BaseException]] = {
+            guard.class_name(value): value
+            for value in vars(errors).values()
+            if isinstance(value, type)
+            and issubclass(value, BaseException)
+            and value.__module__ == errors.__name__
+        }
+        self.overrides = dict(overrides or {})
+
+    @property
+    def roots(self) -> list[type[BaseException]]:
+        """The classes with no other class of this SDK above them; there may be several."""
+        declared = set(self.classes.values())
+        return [cls for cls in declared if not declared.intersection(cls.__mro__[1:])]
+
+    @property
+    def version(self) -> str:
+        """The installed version, or ``unknown``."""
+        try:
+            return metadata.version(self.distribution)
+        except metadata.PackageNotFoundError:
+            return "unknown"
+
+    def rule(self, cls: type) -> Rule:
+        """The rule for a class: the user's, else the SDK's; of the nearest base that has one."""
+        if self.overrides:
+            for base in cls.__mro__:
+                name = guard.class_name(base)
+                if name in self.overrides:
+                    return Rule((self.overrides[name],), f"FAULTLENS_RULES, {name}")
+        return self.own_rule(cls)
+
+    def describe(self, exc: BaseException, worker: str, fallback_worker: str) -> Failure:
+        """The record of one raised exception. Reads `exc` only behind guards.
+
+        worker: the name that the user chose for the process, or empty.
+        fallback_worker: the name where neither the exception nor the SDK has one.
+        """
+        return Failure(
+            sdk=self.package,
+            type=guard.class_name(type(exc)),
+            kind=self.rule(type(exc)).kind(exc),
+            worker=worker
+            or stable_worker(guard.attribute(exc, "worker"))
+            or stable_worker(self.identity())
+            or fallback_worker,
+            role=self.role(exc),
+            code=_code(self.code(exc)),
+            context={
+                key: value
+                for key, raw in self.context(exc).items()
+                if raw is not None and (value := guard.text(raw, CONTEXT_LIMIT))
+            },
+        )
+
+    # What an SDK's module fills in.
+
+    def own_rule(self, cls: type) -> Rule:
+        """The SDK's own rule for a class."""
+        raise NotImplementedError
+
+    def identity(self) -> object:
+        """The worker that runs the current code, where the SDK knows; anything that is no
+        name is ignored."""
+        return None
+
+    def code(self, exc: BaseException) -> object:
+        """The exception's short code; None if it has none."""
+        return guard.attribute(exc, "code")
+
+    def context(self, exc: BaseException) -> Mapping[str, object]:
+        """Where it happened, as span event attributes; None values are left out."""
+        return {}
+
+    def hook_into(
+        self, module: ModuleType, worker_seen: Callable[[str], None]
+    ) -> Callable[[], None] | None:
+        """Patch another module when it is imported; returns what undoes it, or None if untouched.
+
+        worker_seen: to be called with the name of each worker that starts.
+        """
+        return None
+
+    def role(self, exc: BaseException) -> Role:
+        """What this exception is to the failure behind it."""
+        return Role.ORIGIN
+
+
+def adapter_for(errors_module: str) -> type[Sdk]:
+    """The adapter of the SDK whose errors module has this name, one of `ERRORS_MODULES`."""
+    if errors_module == "flyte.errors":
+        from faultlens.sdks.flyte import Flyte
+
+        return Flyte
+    from faultlens.sdks.durable_workflow import DurableWorkflow
+
+    return DurableWorkflow
+
+
+def stable_worker(value: object) -> str | None:
+    """`value` if it can be the name of a worker, else None.
+
+    A sentence's tail, a filler and an id that is made anew for each run are not.
+    """
+    if not isinstance(value, str):
+        return None
+    name = guard.text(value, WORKER_LIMIT + 1)
+    if not name or len(name) > WORKER_LIMIT or _NO_WORKER.fullmatch(name):
+        return None
+    return None if any(char.isspace() or not char.isprintable() for char in name) else name
+
+
+def _code(value: object) -> str | None:
+    if isinstance(value, (tuple, list)):
+        value = " ".join(filter(None, (guard.text(part, CODE_LIMIT) for part in value[:4])))
+    return guard.text(value, CODE_LIMIT) or None if value is not None else None

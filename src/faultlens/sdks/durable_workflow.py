@@ -1,0 +1,312 @@
+"""Durable Workflow (`durable_workflow.errors`), 0.2.0 to 2.12.0.
+
+Its exceptions carry no kind. The class decides, and where one class stands for several causes, its
+attributes:
+
+    ServerError                       by status and reason
+    QueryFailed                       by reason
+    UpdateValidationFailed            by reason and retryable
+    WorkflowFailed, ChildWorkflowFailed   by exception_class, the class that failed the workflow
+    ActivityFailed                    by failure_category, then exception_class
+    RuntimeDiscoveryUnavailable       system, or the kind of its cause
+    SagaCompensationFailed            the kind of the compensation's failure
+    the caller's input, credentials, state, code or deliberate act   user
+    storage, leases, a broken installation                           system
+    nothing given that would tell                                    unknown
+
+A class that is not in `_RULES` takes the rule of its nearest base.
+"""
+
+from __future__ import annotations
+
+import builtins
+import contextvars
+import functools
+import inspect
+import sys
+from collections.abc import Callable, Mapping
+from types import ModuleType
+from typing import Any
+
+from faultlens import guard
+from faultlens.failure import Kind
+from faultlens.sdks import ANY_KIND, SYSTEM, UNKNOWN, USER, Rule, Sdk, stable_worker
+
+# The worker whose `run` is on the stack. Reaches activities, sync and async, and replay.
+_worker: contextvars.ContextVar[Any] = contextvars.ContextVar("faultlens_durable_worker", default=None)
+
+
+class DurableWorkflow(Sdk):
+    """See `faultlens.sdks.Sdk`."""
+
+    package = "durable_workflow"
+    distribution = "durable-workflow"
+
+    def own_rule(self, cls: type) -> Rule:
+        for base in cls.__mro__:
+            module, _, name = guard.class_name(base).rpartition(".")
+            if module == "durable_workflow.errors":
+                if name in _RULES:
+                    return _RULES[name]
+                if name.endswith(("NotFound", "AlreadyStarted", "AlreadyExists")):
+                    return _CALLER
+        return Rule(UNKNOWN, "no rule")
+
+    def identity(self) -> object:
+        return _name_of(_worker.get())
+
+    def context(self, exc: BaseException) -> Mapping[str, object]:
+        worker = _worker.get()
+        client = guard.attribute(worker, "client")
+        found = {
+            "durable_workflow.namespace": guard.attribute(client, "namespace"),
+            "durable_workflow.task_queue": guard.attribute(worker, "task_queue"),
+            "durable_workflow.worker_id": guard.attribute(worker, "worker_id"),
+            "durable_workflow.build_id": guard.attribute(worker, "build_id"),
+        }
+        # The exception knows best what it is about, then the activity, then the workflow.
+        places = (exc, _current_activity(), _current_workflow())
+        for name in ("workflow_id", "run_id", "activity_type", "task_id", "failure_id"):
+            values = (guard.attribute(place, name) for place in places)
+            found[f"durable_workflow.{name}"] = next(
+                (value for value in values if isinstance(value, str) and value), None
+            )
+        return found
+
+    def hook_into(
+        self, module: ModuleType, worker_seen: Callable[[str], None]
+    ) -> Callable[[], None] | None:
+        """Remember the running worker, from `Worker.run` and `run_until` on."""
+        if module.__name__ != "durable_workflow.worker":
+            return None
+        worker_class = guard.attribute(module, "Worker")
+        originals = {
+            name: worker_class.__dict__[name]
+            for name in ("run", "run_until")
+            if inspect.iscoroutinefunction(guard.attribute(worker_class, name))
+            and name in worker_class.__dict__
+        }
+        for name, original in originals.items():
+            setattr(worker_class, name, _within_worker(original, worker_seen))
+
+        def restore() -> None:
+            for name, original in originals.items():
+                setattr(worker_class, name, original)
+
+        return restore
+
+
+def _name_of(worker: object) -> str | None:
+    # The default worker_id is made anew for each instance: the task queue is what stays.
+    return stable_worker(guard.attribute(worker, "worker_id")) or stable_worker(
+        guard.attribute(worker, "task_queue")
+    )
+
+
+def _within_worker(run: Any, worker_seen: Callable[[str], None]) -> Any:
+    @functools.wraps(run)
+    async def wrapper(self: Any, /, *args: Any, **kwargs: Any) -> Any:
+        token = _worker.set(self)
+        if name := _name_of(self):
+            worker_seen(name)
+        try:
+            return await run(self, *args, **kwargs)
+        finally:
+            _worker.reset(token)
+
+    return wrapper
+
+
+def _current_activity() -> object:
+    activity = sys.modules.get("durable_workflow.activity")
+    try:
+        return activity.context().info  # type: ignore[union-attr]
+    except Exception:  # RuntimeError outside of an activity
+        return None
+
+
+def _current_workflow() -> object:
+    # Private, and there from 2.4 on; without it the run is simply not named.
+    workflow = sys.modules.get("durable_workflow.workflow")
+    try:
+        return workflow._ACTIVE_WORKFLOW_REPLAY.get()  # type: ignore[union-attr]
+    except Exception:
+        return None
+
+
+def _kind_of_status(exc: Any) -> Kind:
+    status, body = guard.attribute(exc, "status"), guard.attribute(exc, "body")
+    reason = body.get("reason") if type(body) is dict else None
+    if type(reason) is str and (
+        reason.startswith("lease_") or reason in ("task_not_leased", "run_closed", "attempt_mismatch")
+    ):
+        return Kind.SYSTEM
+    if type(status) is not int:
+        return Kind.UNKNOWN
+    if 400 <= status < 500 and status not in (408, 412, 429):
+        return Kind.USER
+    return Kind.SYSTEM  # 5xx, asked to wait, and a success whose body is invalid
+
+
+def _kind_of_query(exc: Any) -> Kind:
+    reason = guard.attribute(exc, "reason")
+    if type(reason) is str and reason in _QUERY_NOT_SERVED:
+        return Kind.SYSTEM
+    if type(reason) is str and reason == "query_workflow_state_unavailable":
+        return Kind.UNKNOWN
+    return Kind.USER
+
+
+_QUERY_NOT_SERVED = frozenset(
+    {
+        "query_worker_unavailable",
+        "query_worker_timeout",
+        "query_worker_execution_timeout",
+        "query_worker_incompatible",
+        "query_task_not_claimed",
+    }
+)
+
+
+def _kind_of_update_validation(exc: Any) -> Kind:
+    reason = guard.attribute(exc, "reason")
+    not_served = type(reason) is str and reason.endswith(
+        (
+            "_worker_unavailable",
+            "_worker_incompatible",
+            "_worker_lost",
+            "not_claimed",
+            "execution_timeout",
+        )
+    )
+    return Kind.SYSTEM if not_served or guard.attribute(exc, "retryable") is True else Kind.USER
+
+
+def _kind_of_class_name(name: object) -> Kind:
+    """The kind of a failure of which only its class's name is left, in Python's or PHP's form."""
+    if type(name) is not str or not name:
+        return Kind.UNKNOWN
+    module, _, short = name.replace("\\", ".").rpartition(".")
+    if module in ("", "durable_workflow.errors") and short in _RULES:
+        rule = _RULES[short]
+        return rule.kinds[0] if len(rule.kinds) == 1 else Kind.UNKNOWN
+    builtin = getattr(builtins, short, None) if module in ("", "builtins") else None
+    if isinstance(builtin, type) and issubclass(builtin, (ConnectionError, MemoryError)):
+        return Kind.SYSTEM
+    if (
+        short in ("ConnectionError", "OSError", "MemoryError")
+        or module.split(".")[0] == "httpx"
+        or short.endswith(("QueryException", "PDOException"))
+    ):
+        return Kind.SYSTEM
+    return Kind.UNKNOWN if "timeout" in short.lower() else Kind.USER
+
+
+def _kind_of_workflow_failure(exc: Any) -> Kind:
+    return _kind_of_class_name(guard.attribute(exc, "exception_class"))
+
+
+def _kind_of_activity_failure(exc: Any) -> Kind:
+    category = guard.attribute(exc, "failure_category")
+    if type(category) is str and category in _CATEGORIES:
+        return _CATEGORIES[category]
+    return _kind_of_class_name(
+        guard.attribute(exc, "exception_class") or guard.attribute(exc, "exception_type")
+    )
+
+
+_CATEGORIES = {
+    "application": Kind.USER,
+    "cancelled": Kind.USER,
+    "terminated": Kind.USER,
+    "structural_limit": Kind.USER,
+    "task_failure": Kind.USER,
+    "internal": Kind.SYSTEM,
+    "timeout": Kind.UNKNOWN,
+}
+
+
+def _kind_of_discovery(exc: Any) -> Kind:
+    return _kind_of_sdk_exception(guard.attribute(exc, "cause"), otherwise=Kind.SYSTEM)
+
+
+def _kind_of_compensation(exc: Any) -> Kind:
+    failure = guard.attribute(exc, "compensation_failure")
+    return _kind_of_sdk_exception(failure, otherwise=Kind.UNKNOWN)
+
+
+def _kind_of_sdk_exception(exc: object, otherwise: Kind) -> Kind:
+    """The kind of an exception that another one holds, by the first rule for its class."""
+    for base in type(exc).__mro__:
+        module, _, name = guard.class_name(base).rpartition(".")
+        # Not the two classes that hold another one: a cycle would never end.
+        if module == "durable_workflow.errors" and name in _RULES and name not in _HOLDERS:
+            return _RULES[name].kind(exc)  # type: ignore[arg-type]
+    return otherwise
+
+
+_HOLDERS = ("RuntimeDiscoveryUnavailable", "SagaCompensationFailed")
+
+_CALLER = Rule(USER, "the caller's input, credentials or state")
+_HANDLER = Rule(USER, "the user's validator or handler")
+_DELIBERATE = Rule(USER, "a deliberate act")
+_DEPLOYED = Rule(USER, "the deployed workflow code does not fit")
+_REFERENCE = Rule(USER, "the payload's size, reference or credential")
+_STORAGE = Rule(SYSTEM, "payload storage")
+_LEASE = Rule(SYSTEM, "the lease was lost")
+_NO_CAUSE = Rule(UNKNOWN, "the cause is not given")
+_VERSIONS = Rule(UNKNOWN, "versions that may not fit")
+
+_RULES = {
+    "DurableWorkflowError": Rule(UNKNOWN, "the base class says nothing"),
+    "ServerError": Rule(ANY_KIND, "by status and reason", _kind_of_status),
+    "Unauthorized": _CALLER,
+    "InvalidArgument": _CALLER,
+    "ScheduleListError": _CALLER,
+    "UpdateRejected": _HANDLER,
+    "UpdateFailed": _HANDLER,
+    "SignalFailed": _HANDLER,
+    "QueryFailed": Rule(ANY_KIND, "by reason", _kind_of_query),
+    "UpdateValidationFailed": Rule(
+        (Kind.USER, Kind.SYSTEM),
+        "by reason and retryable", _kind_of_update_validation
+    ),
+    "WorkflowFailed": Rule(ANY_KIND, "by exception_class", _kind_of_workflow_failure),
+    "ChildWorkflowFailed": Rule(ANY_KIND, "by exception_class", _kind_of_workflow_failure),
+    "ActivityFailed": Rule(
+        ANY_KIND, "by failure_category, then exception_class", _kind_of_activity_failure
+    ),
+    "ChildWorkflowCancelled": _DELIBERATE,
+    "ChildWorkflowTerminated": _DELIBERATE,
+    "WorkflowTerminated": _DELIBERATE,
+    "WorkflowCancelled": _DELIBERATE,
+    "ActivityCancelled": _DELIBERATE,
+    "DurableOperationCancelled": _DELIBERATE,
+    "WorkflowTimedOut": _NO_CAUSE,
+    "WorkflowPayloadDecodeError": _NO_CAUSE,
+    "NexusOperationFailed": _NO_CAUSE,
+    "NonRetryableError": Rule(USER, "raised by the application"),
+    "AvroNotInstalledError": Rule(SYSTEM, "a broken installation"),
+    "NonDeterministicReplayError": _DEPLOYED,
+    "WorkflowEntryArgumentsMismatchError": _DEPLOYED,
+    "InvalidWorkflowDefinition": _DEPLOYED,
+    "DuplicateRegistrationError": _DEPLOYED,
+    "FailureReportTooLarge": _DEPLOYED,
+    "RuntimeCapabilityUnsupported": _DEPLOYED,
+    "ExternalPayloadUnavailable": _STORAGE,
+    "ExternalPayloadIntegrityMismatch": _STORAGE,
+    "ExternalPayloadOversized": _REFERENCE,
+    "ExternalPayloadExpired": _REFERENCE,
+    "ExternalPayloadNotFound": _REFERENCE,
+    "ExternalPayloadUnauthorized": _REFERENCE,
+    "ExternalPayloadError": _VERSIONS,
+    "ExternalPayloadUnsupported": _VERSIONS,
+    "ActivityLeaseAuthorityLost": _LEASE,
+    "QueryTaskAuthorityLost": _LEASE,
+    "RuntimeDiscoveryUnavailable": Rule(
+        ANY_KIND, "system, or the kind of its cause", _kind_of_discovery
+    ),
+    "SagaCompensationFailed": Rule(
+        ANY_KIND, "the kind of the compensation's failure", _kind_of_compensation
+    ),
+}

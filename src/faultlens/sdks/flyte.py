@@ -1,0 +1,61 @@
+"""Flyte 2 (`flyte.errors`), 2.0.0b33 to 2.12.1.
+
+Every exception carries its own ``.kind``, and that decides:
+
+    RuntimeUserError and below      user      set by the class
+    RuntimeSystemError and below    system    set by the class
+    RuntimeUnknownError and below   unknown   set by the class
+    LogsNotYetAvailableError        system    set by the class
+    BaseRuntimeError and the rest   any       set at each raise
+    ActionNotFoundError             unknown   a plain RuntimeError, without a kind
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+
+from faultlens import guard
+from faultlens.failure import Kind
+from faultlens.sdks import ANY_KIND, SYSTEM, UNKNOWN, USER, Rule, Sdk
+
+# The classes whose constructor fixes the kind; by name, since a version may lack one.
+_CLASS_KINDS = {
+    "flyte.errors.RuntimeUserError": USER,
+    "flyte.errors.RuntimeSystemError": SYSTEM,
+    "flyte.errors.RuntimeUnknownError": UNKNOWN,
+    "flyte.errors.LogsNotYetAvailableError": SYSTEM,
+    "flyte.errors.BaseRuntimeError": ANY_KIND,
+}
+
+
+class Flyte(Sdk):
+    """See `faultlens.sdks.Sdk`."""
+
+    package = "flyte"
+    distribution = "flyte"
+
+    def own_rule(self, cls: type) -> Rule:
+        for base in cls.__mro__:
+            name = guard.class_name(base)
+            if name in _CLASS_KINDS:
+                return Rule(_CLASS_KINDS[name], f".kind of the exception, set by {name}", _own_kind)
+        return Rule(UNKNOWN, "no .kind and no rule")
+
+    def context(self, exc: BaseException) -> Mapping[str, object]:
+        flyte = sys.modules.get("flyte")
+        task = guard.attribute(flyte, "ctx")
+        task = task() if callable(task) else None
+        action = guard.attribute(task, "action")
+        return {
+            "flyte.project": guard.attribute(action, "project"),
+            "flyte.domain": guard.attribute(action, "domain"),
+            "flyte.run": guard.attribute(action, "run_name"),
+            "flyte.action": guard.attribute(action, "name"),
+        }
+
+
+def _own_kind(exc: BaseException) -> Kind:
+    kind = guard.attribute(exc, "kind")
+    # Compared by type first: a stranger's __eq__ may raise.
+    return Kind(kind) if type(kind) is str and kind in ("user", "system") else Kind.UNKNOWN

@@ -1,0 +1,167 @@
+"""Every environment variable that faultlens reads: one table, parsed once, frozen.
+
+A value that cannot be used is answered with one warning that names the variable, what was expected
+and what happens now; the default takes its place.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import unquote
+
+__all__ = ["VARIABLES", "Settings", "Variable", "load"]
+
+_log = logging.getLogger("faultlens")
+
+WORKER_LIMIT = 128
+"""The longest worker name, in characters."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the environment says; see `VARIABLES` for each field's variable."""
+
+    host: str
+    port: int
+    metrics_exporters: tuple[str, ...]
+    traces_exporters: tuple[str, ...]
+    otlp_endpoint: str
+    otlp_protocol: str
+    messages: bool
+    stacktraces: bool
+    rules: str
+    worker: str
+    """Empty if the user named none."""
+    fallback_worker: str
+    """The name for an exception whose SDK has no worker for it either."""
+
+
+def _text(value: str) -> str:
+    return value.strip()
+
+
+def _flag(value: str) -> bool:
+    lowered = value.strip().lower()
+    if lowered in ("1", "true", "yes", "on"):
+        return True
+    if lowered in ("0", "false", "no", "off"):
+        return False
+    raise ValueError("expected 1 or 0")
+
+
+def _port(value: str) -> int:
+    port = int(value) if value.strip().isdecimal() else -1
+    if not 0 <= port <= 65535:
+        raise ValueError("expected a number from 0 (any free port) to 65535")
+    return port
+
+
+def _names(value: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in value.split(",") if name.strip())
+
+
+def _worker(value: str) -> str:
+    name = " ".join(value.split())
+    if len(name) > WORKER_LIMIT:
+        raise ValueError(f"expected at most {WORKER_LIMIT} characters")
+    return name
+
+
+def _attributes(value: str) -> dict[str, str]:
+    pairs = (pair.partition("=") for pair in value.split(",") if pair.strip())
+    return {key.strip(): unquote(value.strip()) for key, _, value in pairs}
+
+
+@dataclass(frozen=True, slots=True)
+class Variable:
+    """One environment variable: what it is for, its default, and how its value is read."""
+
+    name: str
+    default: str
+    help: str
+    parse: Callable[[str], Any] = _text
+
+
+VARIABLES = (
+    Variable("FAULTLENS", "0", "1, true, yes or on: record. 0, false, no, off or empty: do nothing."),
+    Variable("FAULTLENS_WORKER", "", "The worker label, for every failure of the process.", _worker),
+    Variable("FAULTLENS_RULES", "", "Path of a TOML file that overrides the kind of classes."),
+    Variable("FAULTLENS_MESSAGES", "1", "0: no exception messages on span events.", _flag),
+    Variable("FAULTLENS_STACKTRACES", "1", "0: no stack traces on span events.", _flag),
+    Variable("OTEL_EXPORTER_PROMETHEUS_HOST", "localhost", "Where /metrics is served."),
+    Variable("OTEL_EXPORTER_PROMETHEUS_PORT", "9464", "Its port; 0 for any free one.", _port),
+    Variable(
+        "OTEL_METRICS_EXPORTER",
+        "",
+        "If it names prometheus, OpenTelemetry serves our counters and faultlens opens no port.",
+        _names,
+    ),
+    Variable(
+        "OTEL_TRACES_EXPORTER",
+        "",
+        "Where spans go that faultlens makes itself, in a program that sets up no tracing.",
+        _names,
+    ),
+    Variable("OTEL_EXPORTER_OTLP_ENDPOINT", "", "The same, as OTLP, if OTEL_TRACES_EXPORTER is unset."),
+    Variable("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "", "The same, for spans only."),
+    Variable("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf", "The OTLP flavour of those spans."),
+    Variable("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "", "The same, for spans only."),
+    Variable(
+        "OTEL_RESOURCE_ATTRIBUTES",
+        "",
+        "service.instance.id, else k8s.node.name, is the worker where the SDK names none.",
+        _attributes,
+    ),
+    Variable("K8S_NODE_NAME", "", "The worker after those, from the downward API."),
+    Variable("NODE_NAME", "", "The same."),
+)
+
+
+def load(environ: Mapping[str, str] = os.environ) -> Settings:
+    """Read the table. Logs one warning for each value that cannot be used; never raises."""
+    value = {variable.name: _read(variable, environ) for variable in VARIABLES}
+    otlp = value["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"] or value["OTEL_EXPORTER_OTLP_ENDPOINT"]
+    resource = value["OTEL_RESOURCE_ATTRIBUTES"]
+    return Settings(
+        host=value["OTEL_EXPORTER_PROMETHEUS_HOST"] or "localhost",
+        port=value["OTEL_EXPORTER_PROMETHEUS_PORT"],
+        metrics_exporters=value["OTEL_METRICS_EXPORTER"],
+        traces_exporters=value["OTEL_TRACES_EXPORTER"] or (("otlp",) if otlp else ()),
+        otlp_endpoint=otlp,
+        otlp_protocol=value["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"]
+        or value["OTEL_EXPORTER_OTLP_PROTOCOL"],
+        messages=value["FAULTLENS_MESSAGES"],
+        stacktraces=value["FAULTLENS_STACKTRACES"],
+        rules=value["FAULTLENS_RULES"],
+        worker=value["FAULTLENS_WORKER"],
+        fallback_worker=(
+            resource.get("service.instance.id")
+            or resource.get("k8s.node.name")
+            or value["K8S_NODE_NAME"]
+            or value["NODE_NAME"]
+            or _host_name()
+        )[:WORKER_LIMIT],
+    )
+
+
+def _read(variable: Variable, environ: Mapping[str, str]) -> Any:
+    value = environ.get(variable.name, "")
+    if not value.strip():
+        return variable.parse(variable.default)
+    try:
+        return variable.parse(value)
+    except ValueError as error:
+        shown = value if len(value) <= 40 else value[:40] + "…"
+        _log.warning(
+            "%s=%r: %s; %s is used.", variable.name, shown, error, variable.default or "nothing"
+        )
+        return variable.parse(variable.default)
+
+
+def _host_name() -> str:
+    return socket.gethostname() or "unknown"

@@ -1,0 +1,284 @@
+"""Failures as events on OpenTelemetry spans.
+
+The current span if it records; else a span of our own, so that a failure outside of any trace is
+found too. OpenTelemetry is imported only where the program imported it, or where the environment
+says where spans go: without either there is neither a current span nor anyone to send one to.
+
+We never touch the host span's status (a handled exception is no failed span), never set the global
+provider, and never call ``Span.record_exception``: it lets a broken ``__str__`` replace the host's
+exception.
+"""
+
+from __future__ import annotations
+
+import atexit
+import importlib
+import logging
+import sys
+import threading
+import weakref
+from collections.abc import Callable, Mapping
+from itertools import islice
+from types import FrameType, ModuleType
+from typing import Any
+
+from faultlens import guard
+from faultlens.failure import Failure
+from faultlens.settings import Settings
+
+__all__ = ["Spans"]
+
+_log = logging.getLogger("faultlens")
+
+MESSAGE_LIMIT = 4096
+"""The longest exception.message, in characters."""
+FRAME_LIMIT = 64
+"""The most frames of an exception.stacktrace: the innermost."""
+FLUSH_SECONDS = 2.0
+"""How long a dead collector may hold up the process's exit."""
+
+Span = Any  # opentelemetry.trace.Span, which must not be imported here
+
+
+class Spans:
+    """Writes each failure as one event, once per span."""
+
+    def __init__(self, settings: Settings, version: str) -> None:
+        self._settings = settings
+        self._version = version
+        self._recorded = _Recorded()
+        self._exporters = [] if _disabled() else _load_exporters(settings)
+        self._private_provider: Any = None
+        self._restore: Callable[[], None] | None = None
+
+    def current(self) -> Span | None:
+        """The current span; None where the program has no tracing at all."""
+        trace = sys.modules.get("opentelemetry.trace")
+        get_current_span = getattr(trace, "get_current_span", None)  # None: half-imported
+        return get_current_span() if get_current_span is not None else None
+
+    def sampled(self, span: Span | None) -> tuple[str, str] | None:
+        """Trace id and span id in hex if the span is sampled, so that a link to it leads somewhere."""
+        if span is None:
+            return None
+        context = span.get_span_context()
+        if not (context.is_valid and context.trace_flags.sampled):
+            return None
+        return f"{context.trace_id:032x}", f"{context.span_id:016x}"
+
+    def record(
+        self, failure: Failure, exc: BaseException, frame: FrameType | None, span: Span | None
+    ) -> None:
+        """Put the event on `span` if that records, else on a span of our own."""
+        if span is not None and span.is_recording():
+            self._add_event(span, failure, exc, frame)
+            return
+        tracer = self._tracer()
+        if tracer is not None:
+            own = tracer.start_span("exception")
+            try:
+                if own.is_recording():
+                    self._add_event(own, failure, exc, frame)
+            finally:
+                own.end()
+
+    def _add_event(
+        self, span: Span, failure: Failure, exc: BaseException, frame: FrameType | None
+    ) -> None:
+        ours = {
+            "faultlens.kind": failure.kind.value,
+            "faultlens.worker": failure.worker,
+            "faultlens.sdk": failure.sdk,
+            "faultlens.role": failure.role.value,
+            **({"faultlens.code": failure.code} if failure.code else {}),
+            **failure.context,
+        }
+        # Before the event, so that an event which fails is not written a second way.
+        self._recorded.add(exc, span, ours)
+        span.add_event("exception", {**self._semantic(failure, exc, frame), **ours})
+
+    def _semantic(
+        self, failure: Failure, exc: BaseException, frame: FrameType | None
+    ) -> dict[str, str]:
+        """The attributes of the semantic conventions for exceptions."""
+        attributes = {"exception.type": failure.type}
+        message = guard.text(exc, MESSAGE_LIMIT) if self._settings.messages else None
+        if message is not None:
+            attributes["exception.message"] = message
+        if self._settings.stacktraces:
+            last = failure.type if message is None else f"{failure.type}: {message}"
+            attributes["exception.stacktrace"] = _stack(exc, frame) + last + "\n"
+        return attributes
+
+    def _tracer(self) -> Any:
+        """The app's if it has a provider by now; else our own, if the environment configures one."""
+        trace = sys.modules.get("opentelemetry.trace")
+        if trace is not None:
+            provider = trace.get_tracer_provider()
+            if not isinstance(provider, trace.ProxyTracerProvider):
+                return provider.get_tracer("faultlens", self._version)
+        if self._private_provider is None and self._exporters:
+            self._private_provider = _provider(self._exporters)
+        if self._private_provider is None:
+            return None
+        return self._private_provider.get_tracer("faultlens", self._version)
+
+    # One event per exception per span.
+
+    def hook_into(self, module: ModuleType) -> None:
+        """Wrap ``opentelemetry.sdk.trace.Span.record_exception``, which runs at a span's exit.
+
+        For an exception that is already on the span it does nothing; on an outer span it writes
+        its event with our attributes.
+        """
+        span_class = module.Span
+        original = span_class.record_exception
+        if hasattr(original, "__faultlens_original__"):
+            return
+        recorded = self._recorded
+
+        def record_exception(
+            self: Span,
+            exception: BaseException,
+            attributes: Mapping[str, Any] | None = None,
+            *args: Any,
+            **kwargs: Any,
+        ) -> None:
+            ours = recorded.get(exception)
+            if ours is not None:
+                if not recorded.first_on(exception, self):
+                    return
+                attributes = {**ours, **(attributes or {})}
+            original(self, exception, attributes, *args, **kwargs)
+
+        record_exception.__wrapped__ = original  # type: ignore[attr-defined]
+        record_exception.__doc__ = original.__doc__
+        record_exception.__faultlens_original__ = original  # type: ignore[attr-defined]
+        span_class.record_exception = record_exception
+
+        def restore() -> None:
+            if span_class.record_exception is record_exception:
+                span_class.record_exception = original
+
+        self._restore = restore
+
+    def stop(self) -> None:
+        """Undo `hook_into` and shut our own provider down."""
+        if self._restore is not None:
+            self._restore()
+            self._restore = None
+        if self._private_provider is not None:
+            _shut_down(self._private_provider)
+            self._private_provider = None
+
+
+class _Recorded:
+    """The exceptions that have an event, with our attributes and the spans that have it.
+
+    Keeps no exception alive and leaves no mark on one: marks travel through pickle.
+    """
+
+    def __init__(self) -> None:
+        self._by_id: dict[int, tuple[weakref.ref[BaseException], dict[str, str], set[int]]] = {}
+
+    def add(self, exc: BaseException, span: Span, attributes: dict[str, str]) -> None:
+        key, by_id = id(exc), self._by_id
+
+        def forget(reference: object) -> None:
+            entry = by_id.get(key)
+            if entry is not None and entry[0] is reference:
+                del by_id[key]
+
+        by_id[key] = (weakref.ref(exc, forget), attributes, {span.get_span_context().span_id})
+
+    def get(self, exc: BaseException) -> dict[str, str] | None:
+        entry = self._by_id.get(id(exc))
+        return entry[1] if entry is not None and entry[0]() is exc else None
+
+    def first_on(self, exc: BaseException, span: Span) -> bool:
+        """Whether the exception's event is not on the span yet; from now on it is."""
+        spans, span_id = self._by_id[id(exc)][2], span.get_span_context().span_id
+        if span_id in spans:
+            return False
+        spans.add(span_id)
+        return True
+
+
+def _stack(exc: BaseException, frame: FrameType | None) -> str:
+    """The call stack as a traceback without source lines: reading files in a `raise` is too much.
+
+    At a raise the exception's own traceback has one entry, so it is the raising frame's callers
+    that tell; where that frame is gone, the traceback is whole.
+    """
+    places: list[tuple[str, int | None, str]] = []
+    if frame is not None:
+        callers: FrameType | None = frame
+        while callers is not None and len(places) < FRAME_LIMIT:
+            code = callers.f_code
+            places.append((code.co_filename, callers.f_lineno, code.co_name))
+            callers = callers.f_back
+        places.reverse()
+    else:
+        entry = BaseException.__traceback__.__get__(exc)  # type: ignore[attr-defined]
+        while entry is not None:
+            code = entry.tb_frame.f_code
+            places.append((code.co_filename, entry.tb_lineno, code.co_name))
+            entry = entry.tb_next
+        places = list(islice(places, max(0, len(places) - FRAME_LIMIT), None))
+    lines = (f'  File "{file}", line {line}, in {name}\n' for file, line, name in places)
+    return "Traceback (most recent call last):\n" + "".join(lines)
+
+
+def _disabled() -> bool:
+    import os
+
+    return os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
+
+
+def _load_exporters(settings: Settings) -> list[Callable[[], Any]]:
+    """The exporter classes the environment names, imported now: a raise is no place for imports."""
+    names = [name for name in settings.traces_exporters if name != "none"]
+    if not names:
+        return []
+    from importlib.metadata import entry_points
+
+    importlib.import_module("opentelemetry.sdk.trace.export")
+    found = {entry.name: entry for entry in entry_points(group="opentelemetry_traces_exporter")}
+    exporters = []
+    for name in names:
+        flavour = {"grpc": "otlp_proto_grpc"}.get(settings.otlp_protocol, "otlp_proto_http")
+        entry = found.get(flavour if name == "otlp" else name) or found.get(name)
+        try:
+            if entry is None:
+                raise ImportError(f"no installed package provides the exporter {name!r}")
+            exporters.append(entry.load())
+        except Exception as error:
+            _log.warning(
+                "OTEL_TRACES_EXPORTER=%s: %s; faultlens sends no spans of its own to it. "
+                "For otlp: pip install opentelemetry-exporter-otlp-proto-http.",
+                name,
+                error,
+            )
+    return exporters
+
+
+def _provider(exporters: list[Callable[[], Any]]) -> Any:
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+    provider = TracerProvider(shutdown_on_exit=False)  # its own has no time limit
+    for exporter in exporters:
+        provider.add_span_processor(BatchSpanProcessor(exporter()))
+    atexit.register(_shut_down, provider)
+    return provider
+
+
+def _shut_down(provider: Any) -> None:
+    """Flush and shut down, but never longer than `FLUSH_SECONDS`."""
+    atexit.unregister(_shut_down)
+    thread = threading.Thread(target=provider.shutdown, name="faultlens-flush", daemon=True)
+    try:
+        thread.start()
+        thread.join(FLUSH_SECONDS)
+    except RuntimeError:
+        pass  # the interpreter starts no threads any more

@@ -1,0 +1,60 @@
+"""What ``faultlens.pth`` and ``faultlens.start`` call in every Python process of an environment.
+
+Until ``FAULTLENS`` is set this imports nothing but `os`; when it is, nothing more than an import
+hook is installed, and the rest waits until a supported SDK is imported.
+"""
+
+import os
+
+_ON = ("1", "true", "yes", "on")
+_OFF = ("", "0", "false", "no", "off")
+
+_activated = False
+
+
+def switch() -> "bool | None":
+    """Whether ``FAULTLENS`` is set to on; None if its value is neither on nor off."""
+    value = os.environ.get("FAULTLENS", "").strip().lower()
+    return True if value in _ON else False if value in _OFF else None
+
+
+def activate() -> None:
+    """Enable faultlens if ``FAULTLENS`` says so. Idempotent, and never raises.
+
+    Python runs the lines of a ``.pth`` file twice when it starts in a virtual environment.
+    """
+    global _activated
+    if _activated:
+        return
+    _activated = True
+    on = switch()
+    if on is None:
+        _warn(
+            f"FAULTLENS={os.environ['FAULTLENS']!r} is neither on ({', '.join(_ON)}) nor off "
+            f"({', '.join(filter(None, _OFF))}): faultlens stays off."
+        )
+    elif on:
+        enable()
+
+
+def enable() -> None:
+    """Install the import hooks; see `faultlens.enable`."""
+    try:
+        from faultlens import imports
+
+        imports.install()
+    except Exception as error:
+        _warn(f"faultlens could not start and stays off: {type(error).__name__}: {error}")
+
+
+def disable() -> None:
+    """Take out everything that `enable` put in; see `faultlens.disable`."""
+    from faultlens import imports
+
+    imports.uninstall()
+
+
+def _warn(message: str) -> None:
+    import logging
+
+    logging.getLogger("faultlens").warning("%s", message)

@@ -1,0 +1,58 @@
+"""What test programs see of faultlens from inside their process. Imported by them, not by tests."""
+
+from __future__ import annotations
+
+import atexit
+import gc
+import json
+import os
+import sys
+from typing import Any
+
+from prometheus_client import REGISTRY
+
+_drops_expected = False
+
+
+def samples(name: str) -> dict[str, float]:
+    """The samples of a metric that are not 0, by their label values joined with ``|``."""
+    gc.collect()
+    return {
+        "|".join(sample.labels.values()): sample.value
+        for metric in REGISTRY.collect()
+        for sample in metric.samples
+        if sample.name == name and sample.value
+    }
+
+
+def failures() -> dict[str, float]:
+    """``{"flyte.errors.OOMError|user|w": 1.0}``"""
+    return samples("faultlens_failures_total")
+
+
+def total() -> float:
+    """All raised SDK exceptions: failures and the rest."""
+    return sum(failures().values()) + sum(samples("faultlens_suppressed_total").values())
+
+
+def dropped() -> dict[str, float]:
+    return samples("faultlens_dropped_total")
+
+
+def expect_dropped() -> None:
+    """This program provokes errors inside faultlens; they do not fail its test."""
+    global _drops_expected
+    _drops_expected = True
+
+
+def report(value: Any) -> None:
+    """The program's last words to its test."""
+    print(json.dumps(value))
+
+
+@atexit.register
+def _no_error_was_swallowed() -> None:
+    if not _drops_expected and dropped():
+        print(f"faultlens swallowed errors: {dropped()}", file=sys.stderr)
+        sys.stderr.flush()
+        os._exit(99)
