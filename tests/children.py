@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 TESTS = Path(__file__).parent
-_PREFIXES = ("FAULTLENS", "OTEL_", "K8S_NODE_NAME", "NODE_NAME", "PROMETHEUS_")
+PREFIXES = ("FAULTLENS", "OTEL_", "K8S_NODE_NAME", "NODE_NAME", "PROMETHEUS_")
 
 
 def environment(env: Mapping[str, str | None] | None = None) -> dict[str, str]:
@@ -23,7 +23,7 @@ def environment(env: Mapping[str, str | None] | None = None) -> dict[str, str]:
 
     A value of None takes the variable out.
     """
-    inherited = {key: value for key, value in os.environ.items() if not key.startswith(_PREFIXES)}
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith(PREFIXES)}
     wanted: dict[str, str | None] = {
         "FAULTLENS": "1",
         "FAULTLENS_WORKER": "w",
@@ -31,9 +31,7 @@ def environment(env: Mapping[str, str | None] | None = None) -> dict[str, str]:
         "PYTHONPATH": str(TESTS),
         **(env or {}),
     }
-    return {
-        key: value for key, value in {**inherited, **wanted}.items() if value is not None
-    }
+    return {key: value for key, value in {**inherited, **wanted}.items() if value is not None}
 
 
 def run(

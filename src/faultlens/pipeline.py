@@ -154,9 +154,8 @@ class Pipeline:
 
     def _record(self, exc: BaseException, frame: FrameType | None) -> None:
         """The hook's handler: raises only before anything is recorded."""
-        sdk = next(
-            self._sdk_of_root[id(base)] for base in type(exc).__mro__ if id(base) in self._sdk_of_root
-        )
+        roots = self._sdk_of_root
+        sdk = next(roots[id(base)] for base in type(exc).__mro__ if id(base) in roots)
         failure = sdk.describe(exc, self.settings.worker, self.settings.fallback_worker)
         span, trace = self._current_span()
         self.counters.count(failure, trace)

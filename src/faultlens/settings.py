@@ -88,8 +88,8 @@ class Variable:
 
 
 VARIABLES = (
-    Variable("FAULTLENS", "0", "1, true, yes or on: record. 0, false, no, off or empty: do nothing."),
-    Variable("FAULTLENS_WORKER", "", "The worker label, for every failure of the process.", _worker),
+    Variable("FAULTLENS", "0", "1, true, yes, on: record. 0, false, no, off, empty: do nothing."),
+    Variable("FAULTLENS_WORKER", "", "The worker label of every failure of the process.", _worker),
     Variable("FAULTLENS_RULES", "", "Path of a TOML file that overrides the kind of classes."),
     Variable("FAULTLENS_MESSAGES", "1", "0: no exception messages on span events.", _flag),
     Variable("FAULTLENS_STACKTRACES", "1", "0: no stack traces on span events.", _flag),
@@ -107,7 +107,7 @@ VARIABLES = (
         "Where spans go that faultlens makes itself, in a program that sets up no tracing.",
         _names,
     ),
-    Variable("OTEL_EXPORTER_OTLP_ENDPOINT", "", "The same, as OTLP, if OTEL_TRACES_EXPORTER is unset."),
+    Variable("OTEL_EXPORTER_OTLP_ENDPOINT", "", "The same as otlp, if that variable is unset."),
     Variable("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "", "The same, for spans only."),
     Variable("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf", "The OTLP flavour of those spans."),
     Variable("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "", "The same, for spans only."),
@@ -157,9 +157,8 @@ def _read(variable: Variable, environ: Mapping[str, str]) -> Any:
         return variable.parse(value)
     except ValueError as error:
         shown = value if len(value) <= 40 else value[:40] + "…"
-        _log.warning(
-            "%s=%r: %s; %s is used.", variable.name, shown, error, variable.default or "nothing"
-        )
+        instead = f"{variable.default} is used" if variable.default else "it is ignored"
+        _log.warning("%s=%r: %s; %s.", variable.name, shown, error, instead)
         return variable.parse(variable.default)
 
 

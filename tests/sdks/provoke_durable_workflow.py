@@ -12,7 +12,7 @@ the way in which a user meets it, by one of five roads:
     local      the SDK refuses something before any request
     by hand    the SDK has no raise site: user code raises it
 
-Runs on durable-workflow 0.2.0 to 2.12.0, against `faultlens.demo.durable_server` on a free port.
+Runs on durable-workflow 0.2.0 and 0.4 to 2.12.0, against `faultlens.demo.durable_server`.
 A class that the installed version does not have is skipped: see `Provocation.available`.
 """
 
@@ -450,7 +450,7 @@ def saga_compensation_failed() -> BaseException:
     return raised_in_worker(definition, activities=[break_down])
 
 
-@provokes("NexusOperationFailed")
+@provokes("NexusOperationFailed")  # SDKs before 2.8 record it differently: not provoked there
 def nexus_operation_failed() -> BaseException:
     from durable_workflow.testing import replay_history
 

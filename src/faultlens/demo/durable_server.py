@@ -1,7 +1,7 @@
 """A Durable Workflow server in one file, for the demo and the tests.
 
 The real server is a PHP application that no package index carries. This one gives its documented
-answers over real HTTP, so that the real Client and the real Worker (0.2.0 to 2.12) do real work:
+answers over real HTTP, so that the real Client and the real Worker (0.2.0, 0.4 to 2.12) work:
 workflows run, activities are retried, and every error is raised by the SDK itself.
 
     with DurableServer() as server:
@@ -145,16 +145,12 @@ def _payload(value: Any) -> Json:
     return {"payload_codec": _codec(value), "result": value}
 
 
-def _json_if_from_0_2(envelope: Any) -> Any:
+def _json_within(envelope: Json) -> str:
     """SDK 0.2.0 writes a workflow's result as Avro, yet reads it back only as JSON text.
 
     Its Avro is a thin wrapper: 0x00, the text's length as a zig-zag varint, the JSON text.
     """
-    if not isinstance(envelope, dict):
-        return envelope
     raw = base64.b64decode(envelope["blob"])
-    if raw[:1] != b"\x00":
-        return envelope
     zigzag, shift, position = 0, 0, 1
     while raw[position] & 0x80:
         zigzag |= (raw[position] & 0x7F) << shift
@@ -420,7 +416,7 @@ class Orchestrator:
     def _complete_workflow(self, task: Task, command: Json) -> None:
         run = task.run
         run.output = command["result"]
-        output = _json_if_from_0_2(run.output)
+        output = _json_within(run.output) if self.serves_0_2(run.task_queue) else run.output
         self.close(run, "completed", "WorkflowCompleted", output=output, payload_codec=run.codec)
 
     def _fail_workflow(self, task: Task, command: Json) -> None:
@@ -516,7 +512,7 @@ class Rules:
 
 
 class Api:
-    """One method for each route of the documented API. Routes are at the end of the class."""
+    """One method for each route of the documented API. The routes are in ROUTES."""
 
     def __init__(self, orchestrator: Orchestrator, rules: Rules) -> None:
         self._orchestrator = orchestrator

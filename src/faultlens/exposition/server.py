@@ -22,7 +22,9 @@ _PAGE = """<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
 <title>faultlens</title>
-<style>body {{ font: 1rem/1.5 system-ui, sans-serif; max-width: 40rem; margin: 3rem auto; padding: 0 1rem }}</style>
+<style>
+body {{ font: 1rem/1.5 system-ui, sans-serif; max-width: 40rem; margin: 3rem auto }}
+</style>
 <h1>faultlens {version}</h1>
 <p>Whose fault a failure is: every exception that Flyte or Durable Workflow raises in this process
 (pid {pid}), counted by class, by kind (user, system or unknown) and by worker.</p>

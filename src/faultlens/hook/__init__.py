@@ -9,14 +9,14 @@ free).
 
 from __future__ import annotations
 
-import _thread
+import signal
 import threading
 from collections.abc import Callable, Iterable
 from types import FrameType
 from typing import Protocol
 
 from faultlens.hook import births
-from faultlens.hook.births import Birth, Pending
+from faultlens.hook.births import Pending
 from faultlens.hook.monitoring import Monitoring
 from faultlens.hook.settrace import Settrace
 
@@ -44,12 +44,8 @@ class Mechanism(Protocol):
         """End; leaves the interpreter as it was before `start`."""
         ...
 
-    def birth(self, exc: BaseException) -> Birth:
-        """The pending entry for an exception under construction."""
-        ...
-
-    def arm(self, birth: Birth) -> None:
-        """Look out for the raise of a pending exception."""
+    def expect(self, exc: BaseException) -> None:
+        """Make `exc`, which was constructed just now, pending, and look out for its raise."""
         ...
 
     def poll(self) -> None:
@@ -61,7 +57,7 @@ class Hook:
     """Calls `handler` once for each SDK exception that is raised, however often and wherever.
 
     handler: must raise only if it has recorded nothing. At the recursion limit, out of memory or
-        when Ctrl-C hits it, it is tried again in the next frame that the exception unwinds.
+        when a signal interrupts it, it is tried again in the next frame that the exception unwinds.
     dropped: called with a short reason for each exception that could not be handled, and with the
         error that prevented it, if one did.
     """
@@ -72,8 +68,8 @@ class Hook:
         self._handler = handler
         self._dropped = dropped
         self._roots: list[type[BaseException]] = []
-        self._pending = Pending()
-        self._recording = threading.local()
+        self._pending: Pending = {}
+        self._thread = _Thread()
         self._mechanism: Mechanism | None = None
 
     @property
@@ -103,7 +99,7 @@ class Hook:
         if self._mechanism is not None:
             self._mechanism.stop()
             self._mechanism = None
-        self._pending.births.clear()
+        self._pending.clear()
 
     def _start(self) -> Mechanism:
         mechanisms: tuple[Mechanism, ...] = (
@@ -112,42 +108,69 @@ class Hook:
         )
         return next(mechanism for mechanism in mechanisms if mechanism.start())
 
-    def _born(self, exc: object) -> None:
+    def _born(self, exc: BaseException) -> None:
         """A watched class made `exc`. Must not raise: the host's constructor is on the stack."""
         try:
-            mechanism = self._mechanism
-            if mechanism is None or not isinstance(exc, BaseException):
-                return
-            if getattr(self._recording, "active", False):
+            if self._thread.recording:
                 # Provoked by our own look at another exception (its __str__ raises an SDK error),
                 # or by a signal handler that hit just then: the interpreter reports no raises here.
                 self._dropped("reentrant", None)
-            elif exc not in self._pending:
-                mechanism.arm(self._pending.add(mechanism.birth(exc)))
+            elif self._mechanism is not None:
+                self._mechanism.expect(exc)
         except Exception as error:
+            if _of_a_signal(error):
+                raise
             self._failed(error)
 
-    def _raised(self, birth: Birth, exc: BaseException, frame: FrameType | None) -> None:
+    def _raised(self, exc: BaseException, frame: FrameType | None) -> None:
         """`exc`, claimed by the mechanism, was raised. Must not raise: the host would see it."""
-        if getattr(self._recording, "active", False):  # freed while another one is recorded
+        thread = self._thread
+        if thread.recording:  # freed while another one is recorded
             self._dropped("reentrant", None)
             return
-        self._recording.active = True
+        thread.recording = True
         try:
             self._handler(exc, frame)
-        except (RecursionError, MemoryError, KeyboardInterrupt) as error:
-            if self._mechanism is not None and frame is not None:
-                self._mechanism.arm(self._pending.add(birth))
-            if isinstance(error, KeyboardInterrupt):
-                # Code of others is called behind guards, so this is a real Ctrl-C: not ours to eat.
-                _thread.interrupt_main()
         except BaseException as error:
-            self._failed(error)
+            signalled = _of_a_signal(error)
+            if frame is None or not (signalled or isinstance(error, (RecursionError, MemoryError))):
+                self._failed(error)
+            elif self._mechanism is not None:
+                self._mechanism.expect(exc)
+            if signalled:
+                raise
         finally:
-            self._recording.active = False
+            thread.recording = False
 
     def _failed(self, error: BaseException) -> None:
         try:
             self._dropped("internal_error", error)
         except Exception:
             pass  # nothing is left to tell it to
+
+
+class _Thread(threading.local):
+    """What a thread is doing."""
+
+    recording = False
+
+
+def _of_a_signal(error: BaseException) -> bool:
+    """Whether the host's signal handler raised this, in the middle of our code.
+
+    It is the host's then, and meant for it: a time-out, or a SIGTERM that exits.
+    """
+    if isinstance(error, KeyboardInterrupt):
+        return True  # nobody else's: code of others is called behind guards
+    handlers = [signal.getsignal(number) for number in signal.valid_signals()]
+    codes = {
+        getattr(handler, "__code__", None) or getattr(handler.__call__, "__code__", None)
+        for handler in handlers
+        if callable(handler)
+    }
+    entry = error.__traceback__
+    while entry is not None:
+        if entry.tb_frame.f_code in codes:
+            return True
+        entry = entry.tb_next
+    return False

@@ -11,68 +11,50 @@ from collections.abc import Callable, Iterator
 from types import FunctionType
 from typing import Any
 
-Born = Callable[[object], None]
+Born = Callable[[BaseException], None]
+Finalizer = Callable[[BaseException], None]
+
+# A class's own, past a metaclass of the user's that overrides them.
+_mro_of = type.__dict__["__mro__"].__get__
+_vars_of = type.__dict__["__dict__"].__get__
+
+traceback_of = BaseException.__traceback__.__get__  # type: ignore[attr-defined]
+"""An exception's traceback, past a ``__getattribute__`` of the user's."""
 
 
 class Birth(weakref.ref[BaseException]):
     """A weak reference to an SDK exception that was constructed and not yet raised.
 
-    Exceptions are told apart by `id`: they may be unhashable, or equal to one another. An id is
-    sound only beside a reference that tells whether the object behind it is still the same; a
-    weak one, since we must keep no exception alive.
+    `key` is set by the mechanism that makes it: an ``__init__`` would double the cost.
     """
 
     __slots__ = ("key",)
 
-    def __init__(self, exc: BaseException, callback: Callable[[Any], None] | None = None) -> None:
-        super().__init__(exc, callback)  # type: ignore[call-arg]
-        self.key = id(exc)
+    key: int
 
 
-class Pending:
-    """The constructed, not yet raised SDK exceptions of all threads.
+Pending = dict[int, Birth]
+"""The constructed, not yet raised SDK exceptions of all threads, by `id`.
 
-    Each method changes `births` by one atomic dictionary operation: births, raises and deaths come
-    from any thread, and from the garbage collector and signal handlers in the middle of another.
-    """
+They may be unhashable, or equal to one another. An id is sound only beside a reference that tells
+whether the object behind it is still the same; a weak one, since we must keep no exception alive.
 
-    def __init__(self) -> None:
-        self.births: dict[int, Birth] = {}
-
-    def __contains__(self, exc: BaseException) -> bool:
-        birth = self.births.get(id(exc))
-        return birth is not None and birth() is exc
-
-    def add(self, birth: Birth) -> Birth:
-        self.births[birth.key] = birth
-        return birth
-
-    def claim(self, exc: BaseException) -> Birth | None:
-        """Take `exc` out; not None for the one caller that gets it."""
-        birth = self.births.get(id(exc))
-        if birth is None:
-            return None
-        alive = birth()
-        # A dead reference under the id of a living object is that object's own: the garbage
-        # collector clears weak references before it runs finalizers.
-        if alive is not None and alive is not exc:
-            return None
-        return birth if self.births.pop(id(exc), None) is birth else None
+Changed only by single, atomic operations: births, raises and deaths come from any thread, and from
+the garbage collector and signal handlers in the middle of another.
+"""
 
 
-def cover(
-    root: type[BaseException], born: Born, finalizer: Callable[[BaseException], None] | None
-) -> None:
+def cover(root: type[BaseException], born: Born, finalizer: Finalizer | None) -> None:
     """Call `born` with each new instance of `root` and of its subclasses, existing and to come.
 
-    finalizer: set as the classes' ``__del__``, if given.
+    finalizer: to be called with each instance before it is freed, if given.
     """
     _patch(root, "__new__", _new(root, born))
-    _patch(root, "__init_subclass__", _init_subclass(root, born))
+    _patch(root, "__init_subclass__", _init_subclass(root, born, finalizer))
     if finalizer is not None:
         _patch(root, "__del__", _del(root, finalizer))
     for cls in _subclasses(root):
-        _cover_subclass(cls, born)
+        _cover_subclass(cls, born, finalizer)
 
 
 def uncover(root: type[BaseException]) -> None:
@@ -82,19 +64,26 @@ def uncover(root: type[BaseException]) -> None:
             _unpatch(cls, name)
 
 
-def _cover_subclass(cls: type, born: Born) -> None:
-    """Cover a class whose constructor would pass by its root's ``__new__``.
+def _cover_subclass(cls: type, born: Born, finalizer: Finalizer | None) -> None:
+    """Cover what a class of the user's keeps from reaching its root.
 
-    ``class E(ValueError, RuntimeUserError)`` finds ValueError's first, and a ``__new__`` of the
-    user's may call ``Exception.__new__`` by name. An exception that is announced twice is one.
+    ``class E(ValueError, RuntimeUserError)`` finds ValueError's ``__new__`` first, and methods of
+    the user's need not call those they override. An exception that is announced twice is one.
     """
-    constructor = next(base.__dict__["__new__"] for base in cls.__mro__ if "__new__" in base.__dict__)
+    own = _vars_of(cls)
+    constructor = next(
+        _vars_of(base)["__new__"] for base in _mro_of(cls) if "__new__" in _vars_of(base)
+    )
     if not _ours(constructor):
         _patch(cls, "__new__", _new(cls, born))
+    if "__init_subclass__" in own:
+        _patch(cls, "__init_subclass__", _init_subclass(cls, born, finalizer))
+    if "__del__" in own and finalizer is not None:
+        _patch(cls, "__del__", _del(cls, finalizer))
 
 
 def _new(cls: type, born: Born) -> staticmethod[..., Any]:
-    original = cls.__dict__.get("__new__")
+    original = _vars_of(cls).get("__new__")
     if original is None:
 
         def __new__(subclass: Any, /, *args: Any, **kwargs: Any) -> Any:
@@ -107,17 +96,22 @@ def _new(cls: type, born: Born) -> staticmethod[..., Any]:
 
         def __new__(subclass: Any, /, *args: Any, **kwargs: Any) -> Any:
             exc = construct(subclass, *args, **kwargs)
-            born(exc)
+            # It may give out anything, even an exception that was raised before.
+            if issubclass(type(exc), BaseException) and traceback_of(exc) is None:
+                born(exc)
             return exc
 
-    init = cls.__init__  # type: ignore[misc]
-    if isinstance(init, FunctionType):
-        __new__.__wrapped__ = init  # type: ignore[attr-defined]  # inspect.signature(cls) as before
+    # inspect.signature(cls) as before
+    wrapped = _function(original) if original is not None else type.__getattribute__(cls, "__init__")
+    if isinstance(wrapped, FunctionType):
+        __new__.__wrapped__ = wrapped  # type: ignore[attr-defined]
     return staticmethod(__new__)
 
 
-def _init_subclass(cls: type, born: Born) -> classmethod[Any, ..., None]:
-    original = cls.__dict__.get("__init_subclass__")
+def _init_subclass(
+    cls: type, born: Born, finalizer: Finalizer | None
+) -> classmethod[Any, ..., None]:
+    original = _vars_of(cls).get("__init_subclass__")
 
     def __init_subclass__(subclass: Any, /, **kwargs: Any) -> None:
         if original is None:
@@ -125,15 +119,15 @@ def _init_subclass(cls: type, born: Born) -> classmethod[Any, ..., None]:
         else:
             original.__get__(None, subclass)(**kwargs)
         try:
-            _cover_subclass(subclass, born)
+            _cover_subclass(subclass, born, finalizer)
         except Exception:
             pass  # a class that cannot be covered is still the host's class
 
     return classmethod(__init_subclass__)
 
 
-def _del(cls: type, finalizer: Callable[[BaseException], None]) -> FunctionType:
-    original = cls.__dict__.get("__del__")
+def _del(cls: type, finalizer: Finalizer) -> FunctionType:
+    original = _vars_of(cls).get("__del__")
 
     def __del__(self: Any) -> None:
         finalizer(self)
@@ -146,14 +140,15 @@ def _del(cls: type, finalizer: Callable[[BaseException], None]) -> FunctionType:
 
 def _patch(cls: type, name: str, replacement: Any) -> None:
     """Set a class attribute so that `_unpatch` can restore what was there."""
-    if _ours(cls.__dict__.get(name)):
+    original = _vars_of(cls).get(name)
+    if _ours(original):
         return
-    _function(replacement).__faultlens_original__ = cls.__dict__.get(name)
+    _function(replacement).__faultlens_original__ = original
     type.__setattr__(cls, name, replacement)  # not through a metaclass of the user's
 
 
 def _unpatch(cls: type, name: str) -> None:
-    patched = cls.__dict__.get(name)
+    patched = _vars_of(cls).get(name)
     if not _ours(patched):
         return
     original = _function(patched).__faultlens_original__
@@ -164,7 +159,8 @@ def _unpatch(cls: type, name: str) -> None:
 
 
 def _ours(attribute: Any) -> bool:
-    return hasattr(_function(attribute), "__faultlens_original__")
+    function = _function(attribute)
+    return isinstance(function, FunctionType) and hasattr(function, "__faultlens_original__")
 
 
 def _function(attribute: Any) -> Any:

@@ -7,11 +7,11 @@ always-on callback would cost every exception of the process 30 to 80 percent; s
 
 from __future__ import annotations
 
-import os
 import sys
-import threading
 from collections.abc import Callable
+from functools import partial
 from types import CodeType, FrameType
+from typing import Any
 
 from faultlens.hook.births import Birth, Pending
 
@@ -27,13 +27,15 @@ class Monitoring:
     finalizer = None
 
     def __init__(
-        self, pending: Pending, raised: Callable[[Birth, BaseException, FrameType | None], None]
+        self, pending: Pending, raised: Callable[[BaseException, FrameType | None], None]
     ) -> None:
         self._pending = pending
         self._raised = raised
         self._tool: int | None = None
-        self._on = False
-        self._new_lock()
+        self._on: Callable[[], Any] = _nothing
+        self._off: Callable[[], Any] = _nothing
+        # A bound method is a new object at each look-up, and a look-up takes time.
+        self._dies = self._died
 
     def start(self) -> bool:
         if sys.version_info < (3, 12):
@@ -44,58 +46,51 @@ class Monitoring:
             except ValueError:
                 continue
             self._tool = tool
-            self._event = sys.monitoring.events.RAISE
-            self._set_events = sys.monitoring.set_events  # reachable when globals are gone, at exit
-            sys.monitoring.register_callback(tool, self._event, self._on_raise)
-            os.register_at_fork(after_in_child=self._new_lock)
+            event = sys.monitoring.events.RAISE
+            # Bound, so that they are reachable when module globals are gone, at exit.
+            self._on = partial(sys.monitoring.set_events, tool, event)
+            self._off = partial(sys.monitoring.set_events, tool, 0)
+            sys.monitoring.register_callback(tool, event, self._on_raise)
             return True
         return False
 
     def stop(self) -> None:
         if sys.version_info >= (3, 12) and self._tool is not None:
-            with self._lock:
-                self._set_events(self._tool, 0)
-                sys.monitoring.register_callback(self._tool, self._event, None)
-                sys.monitoring.free_tool_id(self._tool)
-                self._tool, self._on = None, False
+            self._off()
+            self._on = self._off = _nothing
+            sys.monitoring.register_callback(self._tool, sys.monitoring.events.RAISE, None)
+            sys.monitoring.free_tool_id(self._tool)
+            self._tool = None
 
-    def birth(self, exc: BaseException) -> Birth:
-        return Birth(exc, self._died)
-
-    def arm(self, birth: Birth) -> None:
-        with self._lock:
-            if not self._on and self._tool is not None:
-                self._set_events(self._tool, self._event)
-                self._on = True
+    def expect(self, exc: BaseException) -> None:
+        key = id(exc)
+        birth = Birth(exc, self._dies)
+        birth.key = key
+        self._pending[key] = birth
+        self._on()
 
     def poll(self) -> None:
         """Nothing to do: no raise escapes the interpreter's own event."""
 
-    def _new_lock(self) -> None:
-        # Re-entrant: the garbage collector may run `_died` while this thread holds it. New in a
-        # forked child, where the thread that holds it may not exist.
-        self._lock = threading.RLock()
-
     def _on_raise(self, code: CodeType, offset: int, exc: BaseException) -> None:
         # Also called for foreign exceptions while one of ours is pending: nothing before this test.
-        if id(exc) not in self._pending.births:
-            return
-        birth = self._pending.claim(exc)
-        if birth is not None:
+        # No id stands for an object that is gone: `_died` takes it out before it can be given anew.
+        if self._pending.pop(id(exc), None) is not None:
             self._disarm()
-            self._raised(birth, exc, sys._getframe(1))
+            self._raised(exc, sys._getframe(1))
 
     def _died(self, birth: Birth) -> None:
-        if self._pending.births.get(birth.key) is birth:
-            self._pending.births.pop(birth.key, None)
+        if self._pending.get(birth.key) is birth:
+            self._pending.pop(birth.key, None)
             self._disarm()
 
     def _disarm(self) -> None:
-        if self._pending.births:
-            return
-        with self._lock:
-            if self._on and self._tool is not None and not self._pending.births:
-                self._set_events(self._tool, 0)
-                self._on = False
-                if self._pending.births:  # constructed by a signal handler, in between
-                    self.arm(next(iter(self._pending.births.values())))
+        # Test and call are one step, which needs no lock: threads take turns, and signal handlers
+        # and finalizers run, at calls and jumps but not between the two. `expect` adds first and
+        # switches on last, so whoever adds after the test also switches on after this.
+        if not self._pending:
+            self._off()
+
+
+def _nothing() -> None:
+    """After `Monitoring.stop`."""

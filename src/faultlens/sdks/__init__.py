@@ -47,9 +47,7 @@ ANY_KIND = (Kind.USER, Kind.SYSTEM, Kind.UNKNOWN)
 
 # Names that say nothing, or are made for one run: Flyte's fillers ("user" is a mistaken third
 # argument in up to 23 of its classes), its coroutine ids, Durable Workflow's default worker ids.
-_NO_WORKER = re.compile(
-    r"user|system|unknown|none|worker-\d+|py-worker-[0-9a-f]{8}", re.IGNORECASE
-)
+_NO_WORKER = re.compile(r"user|system|unknown|none|worker-\d+|py-worker-[0-9a-f]{8}", re.IGNORECASE)
 
 
 class Sdk:

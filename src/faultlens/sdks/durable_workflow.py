@@ -33,7 +33,7 @@ from faultlens.failure import Kind
 from faultlens.sdks import ANY_KIND, SYSTEM, UNKNOWN, USER, Rule, Sdk, stable_worker
 
 # The worker whose `run` is on the stack. Reaches activities, sync and async, and replay.
-_worker: contextvars.ContextVar[Any] = contextvars.ContextVar("faultlens_durable_worker", default=None)
+_worker: contextvars.ContextVar[Any] = contextvars.ContextVar("faultlens_worker", default=None)
 
 
 class DurableWorkflow(Sdk):
@@ -137,15 +137,16 @@ def _current_workflow() -> object:
 def _kind_of_status(exc: Any) -> Kind:
     status, body = guard.attribute(exc, "status"), guard.attribute(exc, "body")
     reason = body.get("reason") if type(body) is dict else None
-    if type(reason) is str and (
-        reason.startswith("lease_") or reason in ("task_not_leased", "run_closed", "attempt_mismatch")
-    ):
+    if type(reason) is str and (reason.startswith("lease_") or reason in _LEASE_REASONS):
         return Kind.SYSTEM
     if type(status) is not int:
         return Kind.UNKNOWN
     if 400 <= status < 500 and status not in (408, 412, 429):
         return Kind.USER
     return Kind.SYSTEM  # 5xx, asked to wait, and a success whose body is invalid
+
+
+_LEASE_REASONS = ("task_not_leased", "run_closed", "attempt_mismatch")
 
 
 def _kind_of_query(exc: Any) -> Kind:
@@ -268,8 +269,7 @@ _RULES = {
     "SignalFailed": _HANDLER,
     "QueryFailed": Rule(ANY_KIND, "by reason", _kind_of_query),
     "UpdateValidationFailed": Rule(
-        (Kind.USER, Kind.SYSTEM),
-        "by reason and retryable", _kind_of_update_validation
+        (Kind.USER, Kind.SYSTEM), "by reason and retryable", _kind_of_update_validation
     ),
     "WorkflowFailed": Rule(ANY_KIND, "by exception_class", _kind_of_workflow_failure),
     "ChildWorkflowFailed": Rule(ANY_KIND, "by exception_class", _kind_of_workflow_failure),

@@ -43,16 +43,23 @@ class Flyte(Sdk):
         return Rule(UNKNOWN, "no .kind and no rule")
 
     def context(self, exc: BaseException) -> Mapping[str, object]:
-        flyte = sys.modules.get("flyte")
-        task = guard.attribute(flyte, "ctx")
-        task = task() if callable(task) else None
-        action = guard.attribute(task, "action")
+        # In a task's own code this is the task's action; where a parent gets its child's failure,
+        # the parent's. Local mode has neither project nor domain.
+        action = guard.attribute(_current_task(), "action")
         return {
             "flyte.project": guard.attribute(action, "project"),
             "flyte.domain": guard.attribute(action, "domain"),
             "flyte.run": guard.attribute(action, "run_name"),
             "flyte.action": guard.attribute(action, "name"),
         }
+
+
+def _current_task() -> object:
+    """Flyte's task context: None or an empty one outside of a task, depending on the version."""
+    try:
+        return sys.modules["flyte"].ctx()
+    except Exception:  # flyte is being imported still
+        return None
 
 
 def _own_kind(exc: BaseException) -> Kind:

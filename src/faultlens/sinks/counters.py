@@ -115,10 +115,6 @@ class Counters:
         with self._lock:
             self._dropped[reason] = self._dropped.get(reason, 0) + 1
 
-    def failures(self) -> dict[tuple[str, str, str], int]:
-        """The failures so far by class, kind and worker."""
-        return dict(self._failures)
-
     def _series(self, type: str, kind: Kind, worker: str) -> _Series:
         return _Series(
             self._capped(self._types, type, CLASS_LIMIT, "class_limit"),
@@ -150,17 +146,16 @@ class Counters:
     def collect(self) -> Iterator[Metric]:
         """The metrics with the counts as they are now."""
         failures, suppressed, codes, dropped, last, info = self._families()
+        born = self._born
         for series, count in sorted(dict(self._failures).items()):
-            failures.add_metric(
-                series, count, created=self._born.get(series), exemplar=self._exemplars.get(series)
-            )
-        for (series, reason), count in sorted(dict(self._suppressed).items()):
-            key = (series, reason)
-            suppressed.add_metric((*series, reason), count, created=self._born[key])
+            _add(failures, series, count, born.get(series), self._exemplars.get(series))
+        for reason, count in sorted(dict(self._suppressed).items()):
+            series, why = reason
+            _add(suppressed, (*series, why), count, born[reason])
         for code, count in sorted(dict(self._codes).items()):
-            codes.add_metric(code, count, created=self._born[code])
+            _add(codes, code, count, born[code])
         for why, count in sorted(dict(self._dropped).items()):
-            dropped.add_metric((why,), count)
+            _add(dropped, (why,), count)
         for series, moment in sorted(dict(self._last).items()):
             last.add_metric(series, moment)
         info.add_metric(tuple(self.info.values()), 1)
@@ -208,3 +203,17 @@ class Counters:
                 "faultlens_info", "What runs here; always 1.", labels=tuple(self.info)
             ),
         )
+
+
+def _add(
+    family: CounterMetricFamily,
+    values: Iterable[str],
+    count: int,
+    created: float | None = None,
+    exemplar: Exemplar | None = None,
+) -> None:
+    # Not family.add_metric, which took an exemplar in late versions of prometheus_client only.
+    labels = dict(zip(family._labelnames, values, strict=True))
+    family.add_sample(f"{family.name}_total", labels, count, exemplar=exemplar)
+    if created is not None:
+        family.add_sample(f"{family.name}_created", labels, created)

@@ -37,6 +37,8 @@ FRAME_LIMIT = 64
 FLUSH_SECONDS = 2.0
 """How long a dead collector may hold up the process's exit."""
 
+_traceback_of: Any = BaseException.__dict__["__traceback__"].__get__  # past any override
+
 Span = Any  # opentelemetry.trace.Span, which must not be imported here
 
 
@@ -58,7 +60,7 @@ class Spans:
         return get_current_span() if get_current_span is not None else None
 
     def sampled(self, span: Span | None) -> tuple[str, str] | None:
-        """Trace id and span id in hex if the span is sampled, so that a link to it leads somewhere."""
+        """Trace and span id in hex if the span is sampled, so that a link to it leads somewhere."""
         if span is None:
             return None
         context = span.get_span_context()
@@ -111,7 +113,7 @@ class Spans:
         return attributes
 
     def _tracer(self) -> Any:
-        """The app's if it has a provider by now; else our own, if the environment configures one."""
+        """The app's if it has a provider by now; else our own, if the environment names one."""
         trace = sys.modules.get("opentelemetry.trace")
         if trace is not None:
             provider = trace.get_tracer_provider()
@@ -219,7 +221,7 @@ def _stack(exc: BaseException, frame: FrameType | None) -> str:
             callers = callers.f_back
         places.reverse()
     else:
-        entry = BaseException.__traceback__.__get__(exc)  # type: ignore[attr-defined]
+        entry = _traceback_of(exc)
         while entry is not None:
             code = entry.tb_frame.f_code
             places.append((code.co_filename, entry.tb_lineno, code.co_name))

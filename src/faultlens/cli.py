@@ -1,0 +1,150 @@
+"""The command ``faultlens``: see it work, see that it is on, see how it judges.
+
+Each command's module is imported only when it runs: ``--help`` needs no SDK and is quick.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import sys
+from collections.abc import Sequence
+from importlib.util import find_spec
+
+import faultlens
+
+__all__ = ["main"]
+
+_DEMO_NEEDS = ("rich", "flyte", "durable_workflow")
+
+_DESCRIPTION = """\
+Whose fault is a failure? With FAULTLENS=1 in a process's environment, every exception that
+Flyte or Durable Workflow raises there is counted by class, by kind (user, system or unknown)
+and by worker, for Prometheus and on OpenTelemetry spans."""
+
+_DOCTOR = """\
+Says for this environment whether faultlens is on, what it would do and what is in its way:
+run it with the Python and the environment variables of the program in question.
+
+exit status: 0 if faultlens is on and nothing FAILs; 1 if it is off or something FAILs.
+A warn changes what is recorded, or how well, and fails nothing."""
+
+_DEMO = """\
+Runs an ordinary Flyte pipeline and an ordinary Durable Workflow order service, in one process
+with FAULTLENS=1 and nothing else, and shows what its /metrics says about their failures.
+Needs no cluster and no network. Ctrl-C ends it."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal that has no … or █ gets a ? for it
+            stream.reconfigure(errors="replace")
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    if arguments.command is None:
+        parser.print_help(sys.stderr)
+        return 2
+    try:
+        status = _run(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:  # `faultlens classes | head`: whoever reads has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 1
+    return status
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    if arguments.command == "demo":
+        return _demo(arguments)
+    # What follows imports the SDKs to look at them: a server of our own would be in the way.
+    enabled = "faultlens.imports" in sys.modules
+    faultlens.disable()
+    if arguments.command == "classes":
+        from faultlens import classes
+
+        return classes.show(as_json=arguments.json)
+    from faultlens import doctor
+
+    return doctor.examine(enabled=enabled, record=arguments.record)
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    missing = [name for name in _DEMO_NEEDS if find_spec(name) is None]
+    if missing:
+        print(
+            f"faultlens demo: not installed: {', '.join(missing)}. pip install 'faultlens[demo]'",
+            file=sys.stderr,
+        )
+        return 1
+    from faultlens.demo import run
+
+    return run.demo(once=arguments.once, seconds=arguments.seconds, port=arguments.port)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="faultlens", description=_DESCRIPTION, formatter_class=_Raw
+    )
+    parser.add_argument("--version", action="version", version=f"faultlens {faultlens.__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="command")
+
+    demo = commands.add_parser(
+        "demo",
+        help="watch failures being counted, in example programs that run here",
+        description=_DEMO,
+        formatter_class=_Raw,
+    )
+    demo.add_argument(
+        "--once", action="store_true", help="go through the examples once, print the table, end"
+    )
+    demo.add_argument(
+        "--seconds", type=_seconds, default=60.0, metavar="N", help="how long to run (60)"
+    )
+    demo.add_argument(
+        "--port",
+        type=_port,
+        metavar="P",
+        help="where to serve /metrics, 0 for any (OTEL_EXPORTER_PROMETHEUS_PORT, or 9464)",
+    )
+
+    doctor = commands.add_parser(
+        "doctor",
+        help="is it on, and does everything work",
+        description=_DOCTOR,
+        formatter_class=_Raw,
+    )
+    doctor.add_argument(
+        "--record",
+        action="store_true",
+        help="also raise a test failure of each SDK and see that it is counted once; it is not "
+        "scraped, but sent as a span if an exporter is configured",
+    )
+
+    classes = commands.add_parser(
+        "classes",
+        help="every exception class of the installed SDKs, its kind and why",
+        description="Every exception class of the installed SDKs, the kind that its failures get, "
+        "and why. FAULTLENS_RULES is taken into account.",
+    )
+    classes.add_argument("--json", action="store_true", help="the same as JSON")
+    return parser
+
+
+class _Raw(argparse.RawDescriptionHelpFormatter):
+    """Keeps the line breaks of the descriptions above."""
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 < seconds < 1e9:
+        raise argparse.ArgumentTypeError(f"expected a number above 0, not {text}")
+    return seconds
+
+
+def _port(text: str) -> int:
+    port = int(text)
+    if not 0 <= port <= 65535:
+        raise argparse.ArgumentTypeError(f"expected a number from 0 to 65535, not {text}")
+    return port

@@ -1,0 +1,398 @@
+"""``faultlens doctor``: is it on here, and does everything work?
+
+Each check looks at one thing as the recording itself would, with the same code where there is some,
+and says in one line what it found and what to do about it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import errno
+import logging
+import os
+import platform
+import re
+import site
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import Enum
+from importlib import metadata
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import faultlens
+from faultlens import endpoint, rules, startup
+from faultlens import settings as settings_module
+from faultlens.classes import load_sdks
+from faultlens.sdks import ERRORS_MODULES, Sdk
+from faultlens.settings import VARIABLES, Settings
+
+__all__ = ["Check", "Mark", "examine"]
+
+
+class Mark(Enum):
+    """What a check came to; words, so that no colour is needed."""
+
+    OK = "ok"
+    WARN = "warn"
+    FAIL = "FAIL"
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One line of the report."""
+
+    mark: Mark
+    subject: str
+    text: str
+
+
+def examine(*, enabled: bool, record: bool) -> int:
+    """Print the report; returns the exit status.
+
+    enabled: whether faultlens was enabled when this process started.
+    record: also raise test failures and see them counted.
+    """
+    python = f"Python {platform.python_version()}, {sys.executable}"
+    print(f"faultlens {faultlens.__version__}, {python}")
+    failed = False
+    for check in _checks(enabled, record):
+        failed = failed or check.mark is Mark.FAIL
+        mark = _coloured(f"{check.mark.value:4}", check.mark)
+        print(f"{mark}  {check.subject:16}  {check.text}", flush=True)
+    return 1 if failed else 0
+
+
+def _checks(enabled: bool, record: bool) -> Iterator[Check]:
+    with _warnings():  # each is told by the check of its variable
+        settings = settings_module.load()
+    yield _switch()
+    yield _start_up(enabled)
+    yield _detector()
+    sdks: list[Sdk] = []
+    yield from _sdks(sdks)
+    yield from _rules(settings, sdks)
+    yield _worker(settings)
+    yield _metrics(settings)
+    yield from _spans(settings)
+    yield from _variables()
+    if record:
+        yield from _record(sdks)
+
+
+# Is it on?
+
+
+def _switch() -> Check:
+    on, value = startup.switch(), os.environ.get("FAULTLENS", "")
+    if on:
+        return Check(Mark.OK, "switch", f"FAULTLENS={value}: on")
+    if on is None:
+        return Check(Mark.FAIL, "switch", f"FAULTLENS={value!r} is neither on nor off: set it to 1")
+    shown = f"FAULTLENS={value}" if value.strip() else "FAULTLENS is not set"
+    return Check(Mark.FAIL, "switch", f"{shown}: off. Set FAULTLENS=1 where the program starts")
+
+
+def _start_up(enabled: bool) -> Check:
+    directories = _site_directories()
+    hook = _hook_file(directories)
+    ran = "ran when this process started" if enabled else "did not run when this process started"
+    if hook is not None:
+        if enabled or not startup.switch():
+            return Check(Mark.OK, "start-up", f"{hook}{', ' + ran if enabled else ''}")
+        return Check(Mark.FAIL, "start-up", f"{hook} {ran}: was Python run with -S or -I?")
+    if enabled:
+        return Check(Mark.OK, "start-up", "enabled by something else than a start-up file")
+    stray = _hook_file([Path(entry) for entry in sys.path if entry])
+    why = (
+        f"{stray} is not in a site directory, so Python does not read it"
+        if stray
+        else f"no faultlens.pth in {', '.join(map(str, directories))}"
+    )
+    cure = "pip install faultlens into this environment, or call faultlens.enable()"
+    return Check(Mark.FAIL, "start-up", f"{why}: {cure}")
+
+
+def _site_directories() -> list[Path]:
+    """Where Python looks for start-up files."""
+    directories = site.getsitepackages()
+    if site.ENABLE_USER_SITE:
+        directories = [*directories, site.getusersitepackages()]
+    return [Path(directory) for directory in directories]
+
+
+def _hook_file(directories: list[Path]) -> Path | None:
+    names = ["faultlens.pth"]
+    if sys.version_info >= (3, 15):
+        names.insert(0, "faultlens.start")
+    files = (directory / name for directory in directories for name in names)
+    return next((file for file in files if file.is_file()), None)
+
+
+# What would it do?
+
+
+def _detector() -> Check:
+    from faultlens.hook.births import Pending
+    from faultlens.hook.monitoring import Monitoring
+
+    if sys.version_info < (3, 12):
+        python = platform.python_version()
+        return Check(Mark.OK, "detector", f"sys.settrace: Python {python} has no sys.monitoring")
+    mechanism = Monitoring(Pending(), lambda *raised: None)
+    works = mechanism.start()
+    tools = {tool: sys.monitoring.get_tool(tool) for tool in range(6)}
+    mechanism.stop()
+    if works:
+        ours = next(tool for tool, name in tools.items() if name == "faultlens")
+        return Check(Mark.OK, "detector", f"sys.monitoring, tool id {ours}")
+    owners = ", ".join(f"{tool} by {name}" for tool, name in tools.items() if name)
+    return Check(
+        Mark.WARN,
+        "detector",
+        f"sys.settrace, which is slower: no id of sys.monitoring is left ({owners})",
+    )
+
+
+def _sdks(loaded: list[Sdk]) -> Iterator[Check]:
+    missing = []
+    for sdk in load_sdks({}):
+        if isinstance(sdk, Sdk):
+            loaded.append(sdk)
+            text = f"{sdk.version}, {len(sdk.classes)} exception classes"
+            yield Check(Mark.OK, sdk.package, text)
+        elif sdk.installed:
+            yield Check(Mark.FAIL, sdk.package, sdk.why)
+        else:
+            missing.append(sdk)
+    for absent in missing:  # to have one of them is enough
+        yield Check(Mark.WARN if loaded else Mark.FAIL, absent.package, absent.why)
+
+
+def _rules(settings: Settings, sdks: list[Sdk]) -> Iterator[Check]:
+    if not settings.rules:
+        yield Check(Mark.OK, "rules", "the built-in ones: FAULTLENS_RULES is not set")
+        return
+    try:
+        kinds = rules.read(settings.rules)
+    except rules.RulesError as error:
+        yield Check(Mark.FAIL, "rules", f"{error} The built-in rules stay in force.")
+        return
+    idle = [name for name in kinds if _concerns_nothing(name, sdks)]
+    yield Check(Mark.OK, "rules", f"FAULTLENS_RULES={settings.rules}: {_number(kinds, 'class')}")
+    for name in idle:
+        near = difflib.get_close_matches(name, [known for sdk in sdks for known in sdk.classes], 1)
+        hint = f": did you mean {near[0]}?" if near else ""
+        yield Check(Mark.WARN, "rules", f"no installed SDK has the class {name}{hint}")
+
+
+def _concerns_nothing(name: str, sdks: list[Sdk]) -> bool:
+    """Whether the name is in an SDK's errors module and no class there is called so."""
+    known = any(name in sdk.classes for sdk in sdks)
+    return name.rpartition(".")[0] in ERRORS_MODULES and not known
+
+
+def _worker(settings: Settings) -> Check:
+    if settings.worker:
+        return Check(Mark.OK, "worker", f"{settings.worker}, by FAULTLENS_WORKER")
+    source = _source_of_fallback(settings.fallback_worker)
+    text = f"{settings.fallback_worker} ({source}), where the SDK has no name of its own"
+    if source == "the host name" and "KUBERNETES_SERVICE_HOST" in os.environ:
+        cure = "each pod makes new series. Set K8S_NODE_NAME by the downward API"
+        return Check(Mark.WARN, "worker", f"{text}. That is the pod's: {cure}")
+    return Check(Mark.OK, "worker", text)
+
+
+def _source_of_fallback(worker: str) -> str:
+    """The variable that alone gives this name; the table has them in their order."""
+    for variable in VARIABLES:
+        value = os.environ.get(variable.name, "")
+        if variable.name in ("OTEL_RESOURCE_ATTRIBUTES", "K8S_NODE_NAME", "NODE_NAME") and value:
+            with _warnings():
+                alone = settings_module.load({variable.name: value})
+            if alone.fallback_worker == worker:
+                return variable.name
+    return "the host name"
+
+
+# Where does it go?
+
+
+def _metrics(settings: Settings) -> Check:
+    if "prometheus" in settings.metrics_exporters:
+        return _opentelemetry_reader()
+    where = endpoint.address(settings.host, settings.port)
+    error = endpoint.bind_error(settings.host, settings.port)
+    if error is None:
+        port = "any free port" if settings.port == 0 else f"{where}, which is free"
+        return Check(Mark.OK, "/metrics", f"would be served on {port}")
+    if error.errno != errno.EADDRINUSE:
+        why = error.strerror or error
+        return Check(Mark.FAIL, "/metrics", f"cannot be served on {where}: {why}")
+    cure = "Another process needs an OTEL_EXPORTER_PROMETHEUS_PORT of its own"
+    if _serves_faultlens(settings):
+        text = f"a process serves faultlens's metrics on {where}. {cure}"
+        return Check(Mark.OK, "/metrics", text)
+    text = f"{where} is taken by something that does not serve faultlens's metrics. {cure}"
+    return Check(Mark.FAIL, "/metrics", text)
+
+
+def _serves_faultlens(settings: Settings) -> bool:
+    try:
+        page = endpoint.fetch(endpoint.metrics_url(settings.host, settings.port))
+    except OSError:
+        return False
+    return "faultlens_info" in page
+
+
+def _opentelemetry_reader() -> Check:
+    text = "OTEL_METRICS_EXPORTER=prometheus: served by OpenTelemetry's reader, not by faultlens"
+    try:
+        metadata.version("opentelemetry-exporter-prometheus")
+    except metadata.PackageNotFoundError:
+        missing = "pip install opentelemetry-exporter-prometheus"
+        return Check(Mark.FAIL, "/metrics", f"{text}; but that is not installed: {missing}")
+    return Check(Mark.OK, "/metrics", text)
+
+
+def _spans(settings: Settings) -> Iterator[Check]:
+    yield Check(Mark.OK, "spans", f"on the current span; where there is none, {_own(settings)}")
+    from faultlens.sinks.spans import Spans
+
+    with _warnings() as warnings:
+        Spans(settings, faultlens.__version__).stop()
+    for warning in warnings:
+        yield Check(Mark.FAIL, "spans", warning)
+
+
+def _own(settings: Settings) -> str:
+    """Where the spans go that faultlens makes itself."""
+    trace: Any = sys.modules.get("opentelemetry.trace")
+    provider = trace.get_tracer_provider() if trace is not None else None
+    if provider is not None and not isinstance(provider, trace.ProxyTracerProvider):
+        return f"on one of its own, by this process's {type(provider).__name__}"
+    if os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
+        return "nowhere: OTEL_SDK_DISABLED=true"
+    exporters = [name for name in settings.traces_exporters if name != "none"]
+    if not exporters:
+        return "by the program's tracer provider, if it has one"
+    to = f" to {_without_password(settings.otlp_endpoint)}" if settings.otlp_endpoint else ""
+    return f"on one of its own, sent by {', '.join(exporters)}{to}"
+
+
+# What is set?
+
+
+def _variables() -> Iterator[Check]:
+    for variable in VARIABLES:
+        value = os.environ.get(variable.name, "")
+        if not value.strip() or variable.name == "FAULTLENS":
+            continue
+        shown = f"{variable.name}={_without_password(value)}"
+        try:
+            variable.parse(value)
+        except ValueError as error:
+            default = variable.default or "nothing"
+            yield Check(Mark.FAIL, "variable", f"{shown}: {error}; {default} is used")
+        else:
+            yield Check(Mark.OK, "variable", shown)
+    known = [variable.name for variable in VARIABLES]
+    for name in sorted(os.environ):
+        if name.startswith("FAULTLENS") and name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            hint = f": did you mean {near[0]}?" if near else ""
+            yield Check(Mark.WARN, "variable", f"faultlens does not know {name}{hint}")
+
+
+def _without_password(value: str) -> str:
+    return re.sub(r"//[^/@\s]*@", "//***@", value)
+
+
+# Does it count?
+
+_TRIALS: dict[str, Callable[[ModuleType], BaseException]] = {
+    "flyte": lambda errors: errors.RuntimeSystemError("FaultlensDoctor", "a test failure"),
+    "durable_workflow": lambda errors: errors.NonRetryableError("a test failure"),
+}
+
+
+def _record(sdks: list[Sdk]) -> Iterator[Check]:
+    from faultlens import pipeline
+
+    os.environ["OTEL_EXPORTER_PROMETHEUS_PORT"] = "0"  # the real one may be in use
+    with _warnings() as warnings:
+        faultlens.enable()
+    running = pipeline.running()
+    if running is None:
+        yield Check(Mark.FAIL, "record", "; ".join(warnings) or "there is no SDK to record")
+        return
+    for sdk in sdks:
+        errors = sys.modules[f"{sdk.package}.errors"]
+        before = _counted(running)
+        with _warnings() as warnings:
+            _raise_and_catch(_TRIALS[sdk.package](errors))
+        after = _counted(running)
+        new = {series: count - before.get(series, 0) for series, count in after.items()}
+        yield _recorded(sdk, {series: count for series, count in new.items() if count}, warnings)
+    faultlens.disable()
+
+
+def _raise_and_catch(exc: BaseException) -> None:
+    with contextlib.suppress(type(exc)):
+        raise exc
+
+
+def _counted(running: Any) -> dict[tuple[str, ...], float]:
+    """All exceptions counted so far, by metric and labels."""
+    return {
+        (sample.name, *sample.labels.values()): sample.value
+        for metric in running.collect()
+        for sample in metric.samples
+        if sample.name in ("faultlens_failures_total", "faultlens_suppressed_total")
+    }
+
+
+def _recorded(sdk: Sdk, new: dict[tuple[str, ...], float], warnings: list[str]) -> Check:
+    if list(new.values()) == [1]:
+        _, name, kind, worker, *reason = next(iter(new))
+        text = f"{name}: counted once, kind {kind}, worker {worker}"
+        return Check(Mark.FAIL if reason else Mark.OK, "record", " as ".join((text, *reason)))
+    times = int(sum(new.values()))
+    text = f"a test failure of {sdk.package} was counted {times} times, expected once"
+    return Check(Mark.FAIL, "record", "; ".join((text, *warnings)))
+
+
+# The tools of the checks.
+
+
+@contextlib.contextmanager
+def _warnings() -> Iterator[list[str]]:
+    """What faultlens logs meanwhile, kept off the screen."""
+    messages: list[str] = []
+
+    class Keep(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            messages.append(record.getMessage())
+
+    log, keep = logging.getLogger("faultlens"), Keep(logging.WARNING)
+    propagated, log.propagate = log.propagate, False
+    log.addHandler(keep)
+    try:
+        yield messages
+    finally:
+        log.removeHandler(keep)
+        log.propagate = propagated
+
+
+def _coloured(text: str, mark: Mark) -> str:
+    if not sys.stdout.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
+        return text
+    colour = {Mark.OK: 32, Mark.WARN: 33, Mark.FAIL: 31}[mark]
+    return f"\x1b[{colour}m{text}\x1b[0m"
+
+
+def _number(things: dict[str, Any], name: str) -> str:
+    return f"{len(things)} {name}{'' if len(things) == 1 else 'es'}"

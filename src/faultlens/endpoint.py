@@ -1,0 +1,53 @@
+"""A ``/metrics`` endpoint as seen from outside: where it is, who is there, what it says."""
+
+from __future__ import annotations
+
+import os
+import socket
+import urllib.request
+from http.client import HTTPException
+
+__all__ = ["address", "bind_error", "fetch", "metrics_url"]
+
+_TIMEOUT = 5.0
+
+# Not through http_proxy: what is asked runs on this host.
+_opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+def address(host: str, port: int) -> str:
+    """``host:port``, with an IPv6 address in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def metrics_url(host: str, port: int) -> str:
+    """Where to ask for what is served on `host`, which may be the address for all interfaces."""
+    return f"http://{address({'0.0.0.0': '127.0.0.1', '::': '::1'}.get(host, host), port)}/metrics"
+
+
+def bind_error(host: str, port: int) -> OSError | None:
+    """What keeps a server from taking the port; None if it is free."""
+    try:
+        family, _, _, _, resolved = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            if os.name == "posix":  # as servers do; elsewhere it would take a port from its owner
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(resolved)
+            probe.listen(1)
+    except UnicodeError as error:  # no name that could be looked up
+        return OSError(f"{host!r} is no host name: {error}")
+    except OSError as error:
+        return error
+    return None
+
+
+def fetch(url: str) -> str:
+    """The page at `url`; raises OSError if there is none."""
+    try:
+        with _opener.open(url, timeout=_TIMEOUT) as response:
+            page: bytes = response.read()
+    except HTTPException as error:  # something else than HTTP is spoken there
+        raise OSError(f"no HTTP answer: {error!r}") from error
+    return page.decode(errors="replace")

@@ -1,0 +1,33 @@
+"""Provokes every class of an SDK in this process and reports what faultlens counted for each.
+
+A program for `tests.children`: ``python -m tests.sdks.provoked MODULE``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Any
+
+import inside
+
+
+def main(module: str) -> None:
+    provocations = importlib.import_module(f"tests.sdks.{module}").PROVOCATIONS
+    errors = importlib.import_module(module.removeprefix("provoke_") + ".errors")
+    found: dict[str, dict[str, Any]] = {}
+    for name, provocation in provocations.items():
+        if hasattr(errors, name):
+            before = inside.failures()
+            provocation.provoke()
+            counted = {
+                series: count - before.get(series, 0)
+                for series, count in inside.failures().items()
+                if count != before.get(series, 0)
+            }
+            found[name] = {"counted": counted, "by_hand": provocation.by_hand}
+    inside.report(found)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

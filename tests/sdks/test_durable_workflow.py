@@ -1,0 +1,190 @@
+"""The kind rules, attribute by attribute; the classes of the newest version by name only."""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+import durable_workflow.errors
+import pytest
+
+from faultlens.failure import Kind
+from faultlens.sdks.durable_workflow import _RULES, DurableWorkflow
+
+adapter = DurableWorkflow(durable_workflow.errors)
+
+
+def kind(name: str, **attributes: Any) -> str:
+    """The kind of an exception of the class, which the installed version may lack."""
+    cls = type(name, (Exception,), {"__module__": "durable_workflow.errors", **attributes})
+    return adapter.rule(cls).kind(cls()).value
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "expected"),
+    [
+        (500, {}, "system"),
+        (503, None, "system"),
+        (408, {}, "system"),
+        (429, {}, "system"),
+        (412, {}, "system"),
+        (200, "not json", "system"),
+        (400, {}, "user"),
+        (404, {"reason": "no_such_thing"}, "user"),
+        (409, {"reason": "lease_expired"}, "system"),
+        (409, {"reason": "task_not_leased"}, "system"),
+        (409, {"reason": "run_closed"}, "system"),
+        (409, {"reason": "attempt_mismatch"}, "system"),
+        (409, {"reason": ["lease_"]}, "user"),
+        (None, {}, "unknown"),
+        ("500", {}, "unknown"),
+    ],
+)
+def test_a_server_error_is_judged_by_status_and_reason(
+    status: object, body: object, expected: str
+) -> None:
+    assert kind("ServerError", status=status, body=body) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        (None, "unknown"),
+        ("", "unknown"),
+        (7, "unknown"),
+        ("durable_workflow.errors.NonRetryableError", "user"),
+        ("durable_workflow.errors.AvroNotInstalledError", "system"),
+        ("durable_workflow.errors.ServerError", "unknown"),
+        ("builtins.ConnectionError", "system"),
+        ("ConnectionRefusedError", "system"),
+        ("OSError", "system"),
+        ("builtins.MemoryError", "system"),
+        ("httpx.ReadTimeout", "system"),
+        ("Illuminate\\Database\\QueryException", "system"),
+        ("PDOException", "system"),
+        ("builtins.TimeoutError", "unknown"),
+        ("app.PaymentTimeout", "unknown"),
+        ("builtins.ValueError", "user"),
+        ("app.errors.Refused", "user"),
+    ],
+)
+@pytest.mark.parametrize("cls", ["WorkflowFailed", "ChildWorkflowFailed"])
+def test_a_failed_workflow_is_judged_by_the_class_that_failed_it(
+    cls: str, name: object, expected: str
+) -> None:
+    assert kind(cls, exception_class=name) == expected
+
+
+@pytest.mark.parametrize(
+    ("category", "name", "expected"),
+    [
+        ("application", "builtins.ConnectionError", "user"),
+        ("cancelled", None, "user"),
+        ("terminated", None, "user"),
+        ("structural_limit", None, "user"),
+        ("task_failure", None, "user"),
+        ("internal", None, "system"),
+        ("timeout", None, "unknown"),
+        ("activity", "builtins.ConnectionError", "system"),
+        ("child_workflow", "builtins.ValueError", "user"),
+        (None, None, "unknown"),
+        (["internal"], "builtins.OSError", "system"),
+    ],
+)
+def test_a_failed_activity_is_judged_by_its_category_first(
+    category: object, name: object, expected: str
+) -> None:
+    assert kind("ActivityFailed", failure_category=category, exception_class=name) == expected
+
+
+@pytest.mark.parametrize(
+    ("reason", "expected"),
+    [
+        ("query_worker_unavailable", "system"),
+        ("query_worker_timeout", "system"),
+        ("query_worker_execution_timeout", "system"),
+        ("query_worker_incompatible", "system"),
+        ("query_task_not_claimed", "system"),
+        ("query_workflow_state_unavailable", "unknown"),
+        ("query_rejected", "user"),
+        (None, "user"),
+        ({}, "user"),
+    ],
+)
+def test_a_failed_query_is_judged_by_its_reason(reason: object, expected: str) -> None:
+    assert kind("QueryFailed", reason=reason) == expected
+
+
+@pytest.mark.parametrize(
+    ("reason", "retryable", "expected"),
+    [
+        ("update_worker_unavailable", False, "system"),
+        ("update_worker_lost", False, "system"),
+        ("update_task_not_claimed", False, "system"),
+        ("validation_execution_timeout", False, "system"),
+        ("rejected", True, "system"),
+        ("rejected", False, "user"),
+        (None, None, "user"),
+    ],
+)
+def test_a_failed_validation_is_judged_by_reason_and_retryable(
+    reason: object, retryable: object, expected: str
+) -> None:
+    assert kind("UpdateValidationFailed", reason=reason, retryable=retryable) == expected
+
+
+def test_an_exception_that_holds_another_takes_its_kind() -> None:
+    refused = durable_workflow.errors.Unauthorized()
+    assert kind("RuntimeDiscoveryUnavailable", cause=None) == "system"
+    assert kind("RuntimeDiscoveryUnavailable", cause=refused) == "user"
+    assert kind("RuntimeDiscoveryUnavailable", cause=ValueError()) == "system"
+    assert kind("SagaCompensationFailed", compensation_failure=refused) == "user"
+    assert kind("SagaCompensationFailed", compensation_failure=ValueError()) == "unknown"
+
+
+def test_two_exceptions_that_hold_each_other_are_no_endless_loop() -> None:
+    names = ("RuntimeDiscoveryUnavailable", "SagaCompensationFailed")
+    first, second = (
+        type(name, (Exception,), {"__module__": "durable_workflow.errors"})() for name in names
+    )
+    first.cause, second.compensation_failure = second, first
+    assert adapter.rule(type(first)).kind(first) is Kind.SYSTEM
+    assert adapter.rule(type(second)).kind(second) is Kind.UNKNOWN
+
+
+def test_a_class_of_the_user_takes_the_rule_of_its_nearest_base() -> None:
+    class Declined(durable_workflow.errors.NonRetryableError):  # type: ignore[misc]
+        pass
+
+    class Mixed(ValueError, durable_workflow.errors.ServerError):  # type: ignore[misc]
+        pass
+
+    assert adapter.rule(Declined).kinds == (Kind.USER,)
+    mixed = Mixed()
+    mixed.status = 503
+    assert adapter.rule(Mixed).kind(mixed) is Kind.SYSTEM
+
+
+@pytest.mark.parametrize("name", ["ThingNotFound", "JobAlreadyStarted", "QueueAlreadyExists"])
+def test_a_class_to_come_that_follows_the_naming_is_the_caller_s(name: str) -> None:
+    assert kind(name) == "user"
+
+
+def test_a_class_to_come_that_does_not_is_unknown() -> None:
+    assert kind("SomethingElse") == "unknown"
+
+
+def test_every_rule_gives_only_the_kinds_it_declares() -> None:
+    for rule in _RULES.values():
+        assert rule.kind(Exception()) in rule.kinds
+
+
+def test_every_class_of_the_installed_version_has_a_rule_of_its_own_or_by_its_name() -> None:
+    module: ModuleType = durable_workflow.errors
+    named = ("NotFound", "AlreadyStarted", "AlreadyExists")
+    without = [
+        cls.__name__
+        for cls in adapter.classes.values()
+        if cls.__name__ not in _RULES and not cls.__name__.endswith(named)
+    ]
+    assert (module.__name__, without) == ("durable_workflow.errors", [])

@@ -1,0 +1,331 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests import children
+
+TRACING = """
+import flyte.errors, inside
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+memory = InMemorySpanExporter()
+provider = TracerProvider()
+provider.add_span_processor(SimpleSpanProcessor(memory))
+trace.set_tracer_provider(provider)
+tracer = trace.get_tracer("app")
+
+def spans():
+    return {
+        span.name: [
+            {"name": event.name, **event.attributes} for event in span.events
+        ]
+        for span in memory.get_finished_spans()
+    }
+"""
+
+
+def program(body: str, **env: str | None) -> Any:
+    import textwrap
+
+    return children.report(TRACING + textwrap.dedent(body), env=env)
+
+
+def test_the_event_is_on_the_current_span_with_every_attribute_of_the_contract() -> None:
+    found = program("""
+        def fail():
+            raise flyte.errors.OOMError("OOM", "out of memory")
+        with tracer.start_as_current_span("work") as span:
+            try:
+                fail()
+            except Exception:
+                pass
+            status = span.status.status_code.name
+        inside.report([spans(), status])
+    """)
+    spans, status = found
+    (event,) = spans["work"]
+    stack = event.pop("exception.stacktrace")
+    assert event == {
+        "name": "exception",
+        "exception.type": "flyte.errors.OOMError",
+        "exception.message": "out of memory",
+        "faultlens.kind": "user",
+        "faultlens.worker": "w",
+        "faultlens.code": "OOM",
+        "faultlens.sdk": "flyte",
+        "faultlens.role": "origin",
+    }
+    assert stack.startswith("Traceback (most recent call last):\n")
+    assert ", in fail\n" in stack
+    assert stack.endswith("flyte.errors.OOMError: out of memory\n")
+    assert status == "UNSET"
+
+
+def test_an_exception_that_leaves_three_spans_is_on_each_of_them_once() -> None:
+    spans = program("""
+        try:
+            with tracer.start_as_current_span("outer"):
+                with tracer.start_as_current_span("middle"):
+                    with tracer.start_as_current_span("inner") as span:
+                        error = flyte.errors.RuntimeSystemError("S", "m")
+                        try:
+                            raise error
+                        finally:
+                            span.record_exception(error)  # as a plugin might, by hand
+        except Exception:
+            pass
+        inside.report(spans())
+    """)
+    assert {name: len(events) for name, events in spans.items()} == {
+        "inner": 1,
+        "middle": 1,
+        "outer": 1,
+    }
+    assert spans["outer"][0]["faultlens.kind"] == "system"
+
+
+def test_a_foreign_exception_is_recorded_as_ever() -> None:
+    spans = program("""
+        try:
+            with tracer.start_as_current_span("work") as span:
+                error = ValueError("x")
+                span.record_exception(error)
+                raise error
+        except ValueError:
+            pass
+        inside.report(spans())
+    """)
+    assert [event["exception.type"] for event in spans["work"]] == ["ValueError", "ValueError"]
+    assert not any(key.startswith("faultlens") for event in spans["work"] for key in event)
+
+
+def test_without_a_current_span_the_event_gets_a_span_of_its_own() -> None:
+    spans = program("""
+        try:
+            raise flyte.errors.OOMError("OOM", "m")
+        except Exception:
+            pass
+        inside.report(spans())
+    """)
+    assert [event["exception.type"] for event in spans["exception"]] == ["flyte.errors.OOMError"]
+
+
+def test_an_unsampled_trace_counts_without_an_event_or_an_exemplar() -> None:
+    found = children.report("""
+        import flyte.errors, inside
+        from prometheus_client import REGISTRY
+        from opentelemetry import trace
+        from opentelemetry.sdk.trace import TracerProvider, sampling
+        from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+        from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+        memory = InMemorySpanExporter()
+        provider = TracerProvider(sampler=sampling.ParentBased(sampling.ALWAYS_OFF))
+        provider.add_span_processor(SimpleSpanProcessor(memory))
+        trace.set_tracer_provider(provider)
+        with trace.get_tracer("app").start_as_current_span("work"):
+            try:
+                raise flyte.errors.OOMError("OOM", "m")
+            except Exception:
+                pass
+        exemplars = [s.exemplar for m in REGISTRY.collect() for s in m.samples if s.exemplar]
+        inside.report([len(memory.get_finished_spans()), exemplars, inside.failures()])
+    """)
+    assert found == [0, [], {"flyte.errors.OOMError|user|w": 1}]
+
+
+def test_a_sampled_trace_is_the_exemplar() -> None:
+    spans = program("""
+        from prometheus_client import REGISTRY
+        with tracer.start_as_current_span("work") as span:
+            try:
+                raise flyte.errors.OOMError("OOM", "m")
+            except Exception:
+                pass
+            context = span.get_span_context()
+        exemplars = [s.exemplar for m in REGISTRY.collect() for s in m.samples if s.exemplar]
+        (exemplar,) = exemplars
+        wanted = {"trace_id": f"{context.trace_id:032x}", "span_id": f"{context.span_id:016x}"}
+        inside.report(exemplar.labels == wanted)
+    """)
+    assert spans is True
+
+
+@pytest.mark.parametrize(
+    ("variable", "attribute"),
+    [
+        ("FAULTLENS_MESSAGES", "exception.message"),
+        ("FAULTLENS_STACKTRACES", "exception.stacktrace"),
+    ],
+)
+def test_messages_and_stack_traces_can_be_turned_off(variable: str, attribute: str) -> None:
+    spans = program(
+        """
+        try:
+            raise flyte.errors.OOMError("OOM", "the secret")
+        except Exception:
+            pass
+        inside.report(spans())
+        """,
+        **{variable: "0"},
+    )
+    (event,) = spans["exception"]
+    assert attribute not in event
+    assert len({"exception.message", "exception.stacktrace"} & set(event)) == 1
+    assert variable == "FAULTLENS_STACKTRACES" or "the secret" not in str(event)
+
+
+def test_attributes_are_bounded() -> None:
+    spans = program("""
+        def deep(n):
+            if n == 0:
+                raise flyte.errors.RuntimeUserError("c" * 10_000, "m" * 1_000_000)
+            deep(n - 1)
+        try:
+            deep(500)
+        except Exception:
+            pass
+        inside.report(spans())
+    """)
+    (event,) = spans["exception"]
+    assert len(event["exception.message"]) == 4096
+    assert event["exception.stacktrace"].count("  File ") == 64
+    assert len(event["faultlens.code"]) == 64
+
+
+def test_a_broken_str_reaches_neither_the_event_nor_the_host() -> None:
+    found = program("""
+        class Broken(flyte.errors.RuntimeUserError):
+            def __str__(self):
+                raise SystemExit("no text")
+        error = Broken("B", "m")
+        try:
+            raise error
+        except Exception as caught:
+            same = caught is error
+        inside.report([same, spans(), inside.failures()])
+    """)
+    same, spans, failures = found
+    assert same
+    (event,) = spans["exception"]
+    assert "exception.message" not in event
+    assert event["exception.type"] == "__main__.Broken"
+    assert failures == {"__main__.Broken|user|w": 1}
+
+
+def test_a_span_processor_that_raises_costs_the_event_and_nothing_else() -> None:
+    found = children.report("""
+        import flyte.errors, inside
+        from opentelemetry import trace
+        from opentelemetry.sdk.trace import TracerProvider, SpanProcessor
+        class Broken(SpanProcessor):
+            def on_end(self, span):
+                raise RuntimeError("exporter is down")
+        provider = TracerProvider()
+        provider.add_span_processor(Broken())
+        trace.set_tracer_provider(provider)
+        inside.expect_dropped()
+        error = flyte.errors.OOMError("OOM", "m")
+        for _ in range(3):
+            try:
+                raise flyte.errors.OOMError("OOM", "m")
+            except flyte.errors.OOMError:
+                pass
+        inside.report([inside.failures(), inside.dropped()])
+    """)
+    assert found == [{"flyte.errors.OOMError|user|w": 3}, {"span_error": 3}]
+
+
+def test_without_opentelemetry_in_the_program_it_is_not_imported() -> None:
+    assert (
+        children.report("""
+            import sys, types, inside
+            # A tiny SDK, since the real ones may import OpenTelemetry themselves.
+            import importlib.util, importlib.abc
+            class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+                def find_spec(self, name, path, target=None):
+                    if name in ("flyte", "flyte.errors"):
+                        return importlib.util.spec_from_loader(name, self, is_package=True)
+                def create_module(self, spec):
+                    return None
+                def exec_module(self, module):
+                    if module.__name__ == "flyte.errors":
+                        module.Oops = type("Oops", (Exception,), {"__module__": "flyte.errors"})
+            sys.meta_path.insert(1, Finder())
+            import flyte.errors
+            try:
+                raise flyte.errors.Oops
+            except flyte.errors.Oops:
+                pass
+            inside.report(
+                [inside.failures(), [m for m in sys.modules if m.startswith("opentelemetry")]]
+            )
+        """)
+        == [{"flyte.errors.Oops|unknown|w": 1}, []]
+    )
+
+
+def test_the_api_without_a_provider_is_no_reason_to_fail() -> None:
+    assert (
+        children.report("""
+            import flyte.errors, inside
+            from opentelemetry import trace
+            with trace.get_tracer("app").start_as_current_span("work"):
+                try:
+                    raise flyte.errors.OOMError("OOM", "m")
+                except flyte.errors.OOMError:
+                    pass
+            inside.report(inside.failures())
+        """)
+        == {"flyte.errors.OOMError|user|w": 1}
+    )
+
+
+OWN_PROVIDER = """
+    import flyte.errors, inside
+    try:
+        raise flyte.errors.OOMError("OOM", "m")
+    except flyte.errors.OOMError:
+        pass
+    from opentelemetry import trace
+    inside.report([inside.failures(), type(trace.get_tracer_provider()).__name__])
+"""
+
+
+def test_in_a_program_without_tracing_spans_go_where_the_environment_says() -> None:
+    done = children.run(OWN_PROVIDER, env={"OTEL_TRACES_EXPORTER": "console"})
+    assert '"name": "exception"' in done.stdout
+    assert '"faultlens.kind": "user"' in done.stdout
+    assert done.stdout.count('"exception.type"') == 1
+    # The global provider is the program's to set.
+    assert "ProxyTracerProvider" in done.stdout
+
+
+def test_an_exporter_that_is_not_installed_is_one_line() -> None:
+    done = children.run(OWN_PROVIDER, env={"OTEL_TRACES_EXPORTER": "nonesuch"})
+    assert done.stderr.count("OTEL_TRACES_EXPORTER=nonesuch") == 1
+    assert '"flyte.errors.OOMError|user|w": 1' in done.stdout
+
+
+def test_otel_sdk_disabled_turns_spans_off_and_leaves_the_counters() -> None:
+    done = children.run(
+        OWN_PROVIDER, env={"OTEL_TRACES_EXPORTER": "console", "OTEL_SDK_DISABLED": "true"}
+    )
+    assert '"name": "exception"' not in done.stdout
+    assert '"flyte.errors.OOMError|user|w": 1' in done.stdout
+
+
+def test_disable_restores_record_exception() -> None:
+    assert program("""
+        import faultlens, opentelemetry.sdk.trace as sdk
+        patched = sdk.Span.record_exception
+        faultlens.disable()
+        restored = sdk.Span.record_exception
+        faultlens.enable()
+        again = sdk.Span.record_exception
+        inside.report([patched.__wrapped__ is restored, again.__wrapped__ is restored])
+    """) == [True, True]

@@ -1,0 +1,125 @@
+"""The wheel and the editable install, in environments of their own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import venv
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests import children
+
+ROOT = Path(__file__).parent.parent
+
+
+def pip(*args: str, python: Path | str = sys.executable) -> None:
+    # PIP_NO_INDEX: what a test needs must be there; the network is for installing the project.
+    done = subprocess.run(
+        [str(python), "-m", "pip", *args],
+        env={**os.environ, "PIP_NO_INDEX": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    pip("wheel", "--no-deps", "--no-build-isolation", "-w", str(folder), str(ROOT))
+    (built,) = folder.glob("*.whl")
+    return built
+
+
+def test_the_wheel_has_both_start_up_files_beside_the_package_and_only_those(wheel: Path) -> None:
+    names = zipfile.ZipFile(wheel).namelist()
+    top = {name.split("/")[0] for name in names}
+    assert {name for name in top if ".dist-info" not in name} == {
+        "faultlens",
+        "faultlens.pth",
+        "faultlens.start",
+    }
+    assert "faultlens/py.typed" in names
+
+
+def test_the_pth_is_one_short_line_that_looks_at_the_variable_first(wheel: Path) -> None:
+    line = zipfile.ZipFile(wheel).read("faultlens.pth").decode()
+    assert line.count("\n") == 1
+    assert len(line) < 120
+    assert line.startswith('import os; os.environ.get("FAULTLENS") and ')
+    assert "exec" not in line
+
+
+def test_the_start_file_names_the_same_callable(wheel: Path) -> None:
+    module, _, name = zipfile.ZipFile(wheel).read("faultlens.start").decode().strip().partition(":")
+    assert callable(getattr(__import__(module, fromlist=[name]), name))
+
+
+def test_three_packages_are_all_that_is_needed_at_run_time(wheel: Path) -> None:
+    archive = zipfile.ZipFile(wheel)
+    (name,) = (n for n in archive.namelist() if n.endswith("METADATA"))
+    lines = archive.read(name).decode().splitlines()
+    required = [line for line in lines if line.startswith("Requires-Dist") and "extra ==" not in line]
+    names = sorted(line.split(": ")[1].split(">")[0] for line in required)
+    assert names == ["opentelemetry-api", "opentelemetry-sdk", "prometheus-client"]
+    assert "License-Expression: Apache-2.0" in lines
+
+
+@pytest.fixture(scope="module", params=["wheel", "editable"])
+def python(
+    request: pytest.FixtureRequest, wheel: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Path]:
+    """A virtual environment with nothing but faultlens in it."""
+    folder = tmp_path_factory.mktemp(request.param)
+    venv.create(folder, symlinks=True)
+    site = next(folder.glob("lib/python*/site-packages"))
+    what = ("--target", str(site), str(wheel))
+    if request.param == "editable":
+        what = ("--no-build-isolation", "--prefix", str(folder), "--editable", str(ROOT))
+    # --ignore-installed, else pip takes the faultlens out that is being tested.
+    pip("install", "--no-deps", "--ignore-installed", *what)
+    yield folder / "bin" / "python"
+
+
+def start(python: Path, *args: str, value: str | None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [str(python), *args],
+        env=children.environment({"FAULTLENS": value, "PYTHONPATH": None}),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+PRINT = "import sys; print(sorted(m for m in sys.modules if m.startswith('faultlens')))"
+
+
+@pytest.mark.parametrize("options", [[], ["-I"], ["-E", "-s"], ["-B"]])
+def test_a_fresh_environment_starts_faultlens_by_the_variable_alone(
+    python: Path, options: list[str]
+) -> None:
+    on = start(python, *options, "-c", PRINT, value="1")
+    assert on.stdout == "['faultlens', 'faultlens.imports', 'faultlens.startup']\n"
+    off = start(python, *options, "-c", PRINT, value=None)
+    assert (off.stdout, off.stderr, on.stderr) == ("[]\n", "", "")
+
+
+def test_a_bad_value_warns_once_though_the_line_runs_twice(python: Path) -> None:
+    done = start(python, "-c", "pass", value="banana")
+    assert done.returncode == 0
+    assert done.stderr.count("FAULTLENS='banana'") == 1
+
+
+def test_the_command_is_there(python: Path) -> None:
+    command = python.parent / "faultlens"
+    if not command.exists():  # pip's --target puts no commands on the path
+        command = next(python.parents[1].glob("lib/python*/site-packages/bin/faultlens"))
+    assert command.exists()
