@@ -20,7 +20,7 @@ def test_the_defaults_are_what_opentelemetry_specifies() -> None:
     assert defaults.traces_exporters == ()
 
 
-@pytest.mark.parametrize("value", ["banana", "-1", "65536", "9464.0", "٣٤٥٦x", "1e3"])
+@pytest.mark.parametrize("value", ["banana", "-1", "65536", "9464.0", "94 64", "1e3"])
 def test_a_bad_port_is_one_warning_and_the_default(
     value: str, caplog: pytest.LogCaptureFixture
 ) -> None:

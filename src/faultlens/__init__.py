@@ -7,14 +7,11 @@ With ``FAULTLENS=1`` in the environment nothing here needs to be called. By hand
     faultlens.enable()
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any
-
 __all__ = ["Failure", "Kind", "Role", "__version__", "disable", "enable"]
 
 __version__ = "0.1.0"
 
+TYPE_CHECKING = False  # type checkers know the name; importing typing takes its milliseconds
 if TYPE_CHECKING:
     from faultlens.failure import Failure, Kind, Role
 
@@ -43,7 +40,7 @@ def disable() -> None:
     startup.disable()
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     # Importing this package is part of every process's start-up where faultlens.start is
     # supported, so the record's module (dataclasses, enum) is loaded only for who asks for it.
     if name in ("Failure", "Kind", "Role"):

@@ -8,10 +8,15 @@ and ``__loader__`` are the real ones by the time that code runs.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from importlib.machinery import ModuleSpec
-from types import ModuleType
-from typing import Any
+
+TYPE_CHECKING = (
+    False  # this module is loaded in every process: it imports nothing it can do without
+)
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from importlib.machinery import ModuleSpec
+    from types import ModuleType
+    from typing import Any
 
 # Importing one of these is what starts faultlens (`errors` modules), or gives it something to
 # adjust to: see `faultlens.pipeline.imported`, which gets each module after its import.

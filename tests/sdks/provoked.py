@@ -9,7 +9,7 @@ import importlib
 import sys
 from typing import Any
 
-import inside
+from tests import inside
 
 
 def main(module: str) -> None:

@@ -153,10 +153,10 @@ def test_two_exceptions_that_hold_each_other_are_no_endless_loop() -> None:
 
 
 def test_a_class_of_the_user_takes_the_rule_of_its_nearest_base() -> None:
-    class Declined(durable_workflow.errors.NonRetryableError):  # type: ignore[misc]
+    class Declined(durable_workflow.errors.NonRetryableError):
         pass
 
-    class Mixed(ValueError, durable_workflow.errors.ServerError):  # type: ignore[misc]
+    class Mixed(ValueError, durable_workflow.errors.ServerError):
         pass
 
     assert adapter.rule(Declined).kinds == (Kind.USER,)

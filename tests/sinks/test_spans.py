@@ -241,8 +241,7 @@ def test_a_span_processor_that_raises_costs_the_event_and_nothing_else() -> None
 
 
 def test_without_opentelemetry_in_the_program_it_is_not_imported() -> None:
-    assert (
-        children.report("""
+    assert children.report("""
             import sys, types, inside
             # A tiny SDK, since the real ones may import OpenTelemetry themselves.
             import importlib.util, importlib.abc
@@ -264,14 +263,11 @@ def test_without_opentelemetry_in_the_program_it_is_not_imported() -> None:
             inside.report(
                 [inside.failures(), [m for m in sys.modules if m.startswith("opentelemetry")]]
             )
-        """)
-        == [{"flyte.errors.Oops|unknown|w": 1}, []]
-    )
+        """) == [{"flyte.errors.Oops|unknown|w": 1}, []]
 
 
 def test_the_api_without_a_provider_is_no_reason_to_fail() -> None:
-    assert (
-        children.report("""
+    assert children.report("""
             import flyte.errors, inside
             from opentelemetry import trace
             with trace.get_tracer("app").start_as_current_span("work"):
@@ -280,9 +276,7 @@ def test_the_api_without_a_provider_is_no_reason_to_fail() -> None:
                 except flyte.errors.OOMError:
                     pass
             inside.report(inside.failures())
-        """)
-        == {"flyte.errors.OOMError|user|w": 1}
-    )
+        """) == {"flyte.errors.OOMError|user|w": 1}
 
 
 OWN_PROVIDER = """

@@ -72,6 +72,8 @@ class Sdk:
             and value.__module__ == errors.__name__
         }
         self.overrides = dict(overrides or {})
+        # By id, which stays theirs: `classes` holds them. A user's subclasses come and go.
+        self._known = {id(cls): (name, self._find_rule(cls)) for name, cls in self.classes.items()}
 
     @property
     def roots(self) -> list[type[BaseException]]:
@@ -89,6 +91,12 @@ class Sdk:
 
     def rule(self, cls: type) -> Rule:
         """The rule for a class: the user's, else the SDK's; of the nearest base that has one."""
+        return self._name_and_rule(cls)[1]
+
+    def _name_and_rule(self, cls: type) -> tuple[str, Rule]:
+        return self._known.get(id(cls)) or (guard.class_name(cls), self._find_rule(cls))
+
+    def _find_rule(self, cls: type) -> Rule:
         if self.overrides:
             for base in cls.__mro__:
                 name = guard.class_name(base)
@@ -102,10 +110,11 @@ class Sdk:
         worker: the name that the user chose for the process, or empty.
         fallback_worker: the name where neither the exception nor the SDK has one.
         """
+        name, rule = self._name_and_rule(type(exc))
         return Failure(
             sdk=self.package,
-            type=guard.class_name(type(exc)),
-            kind=self.rule(type(exc)).kind(exc),
+            type=name,
+            kind=rule.kind(exc),
             worker=worker
             or stable_worker(guard.attribute(exc, "worker"))
             or stable_worker(self.identity())

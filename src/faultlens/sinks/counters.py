@@ -12,7 +12,6 @@ import os
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from typing import NamedTuple
 
 from prometheus_client import Metric
 from prometheus_client.core import CounterMetricFamily, Exemplar, GaugeMetricFamily
@@ -40,12 +39,8 @@ DROP_REASONS = (
 """Why something is in ``faultlens_dropped_total``."""
 
 
-class _Series(NamedTuple):
-    """The labels of a failure, in the order of the metrics' labels."""
-
-    type: str
-    kind: str
-    worker: str
+_Series = tuple[str, str, str]
+"""Class, kind and worker."""
 
 
 class Counters:
@@ -87,8 +82,8 @@ class Counters:
             Exemplar({"trace_id": trace[0], "span_id": trace[1]}, 1.0, now) if trace else None
         )
         with self._lock:
-            series = self._series(failure.type, failure.kind, failure.worker)
-            code = self._code(series.type, failure.code) if failure.code else None
+            series = self._series(failure.type, failure.kind.value, failure.worker)
+            code = self._code(series[0], failure.code) if failure.code else None
             if failure.role is Role.ORIGIN:
                 if series not in self._failures:
                     self._born[series] = now
@@ -108,17 +103,19 @@ class Counters:
         """Start the series of a class at 0: one born at 1 is invisible to rate() and increase()."""
         with self._lock:
             for kind in kinds:
-                self._failures.setdefault(self._series(type, kind, worker), 0)
+                self._failures.setdefault(self._series(type, kind.value, worker), 0)
 
     def drop(self, reason: str) -> None:
         """Count something that could not be recorded as it should."""
         with self._lock:
             self._dropped[reason] = self._dropped.get(reason, 0) + 1
 
-    def _series(self, type: str, kind: Kind, worker: str) -> _Series:
-        return _Series(
+    def _series(self, type: str, kind: str, worker: str) -> _Series:
+        if (type, kind, worker) in self._failures:
+            return type, kind, worker
+        return (
             self._capped(self._types, type, CLASS_LIMIT, "class_limit"),
-            kind.value,
+            kind,
             self._capped(self._workers, worker, WORKER_LIMIT, "worker_limit"),
         )
 

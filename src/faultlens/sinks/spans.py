@@ -50,7 +50,7 @@ class Spans:
         self._version = version
         self._recorded = _Recorded()
         self._exporters = [] if _disabled() else _load_exporters(settings)
-        self._private_provider: Any = None
+        self._own: _OwnProvider | None = None
         self._restore: Callable[[], None] | None = None
 
     def current(self) -> Span | None:
@@ -119,11 +119,9 @@ class Spans:
             provider = trace.get_tracer_provider()
             if not isinstance(provider, trace.ProxyTracerProvider):
                 return provider.get_tracer("faultlens", self._version)
-        if self._private_provider is None and self._exporters:
-            self._private_provider = _provider(self._exporters)
-        if self._private_provider is None:
-            return None
-        return self._private_provider.get_tracer("faultlens", self._version)
+        if self._own is None and self._exporters:
+            self._own = _OwnProvider(self._exporters)
+        return self._own and self._own.provider.get_tracer("faultlens", self._version)
 
     # One event per exception per span.
 
@@ -169,9 +167,9 @@ class Spans:
         if self._restore is not None:
             self._restore()
             self._restore = None
-        if self._private_provider is not None:
-            _shut_down(self._private_provider)
-            self._private_provider = None
+        if self._own is not None:
+            self._own.shut_down()
+            self._own = None
 
 
 class _Recorded:
@@ -264,23 +262,27 @@ def _load_exporters(settings: Settings) -> list[Callable[[], Any]]:
     return exporters
 
 
-def _provider(exporters: list[Callable[[], Any]]) -> Any:
-    from opentelemetry.sdk.trace import TracerProvider
-    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+class _OwnProvider:
+    """A tracer provider of our own; holds up the exit for `FLUSH_SECONDS` at the most."""
 
-    provider = TracerProvider(shutdown_on_exit=False)  # its own has no time limit
-    for exporter in exporters:
-        provider.add_span_processor(BatchSpanProcessor(exporter()))
-    atexit.register(_shut_down, provider)
-    return provider
+    def __init__(self, exporters: list[Callable[[], Any]]) -> None:
+        from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
+        self.provider = TracerProvider(shutdown_on_exit=False)  # its own has no time limit
+        for exporter in exporters:
+            self.provider.add_span_processor(BatchSpanProcessor(exporter()))
+        # Started now: an interpreter that is shutting down starts no thread any more.
+        self._exit = threading.Event()
+        self._flusher = threading.Thread(target=self._flush, name="faultlens-flush", daemon=True)
+        self._flusher.start()
+        atexit.register(self.shut_down)
 
-def _shut_down(provider: Any) -> None:
-    """Flush and shut down, but never longer than `FLUSH_SECONDS`."""
-    atexit.unregister(_shut_down)
-    thread = threading.Thread(target=provider.shutdown, name="faultlens-flush", daemon=True)
-    try:
-        thread.start()
-        thread.join(FLUSH_SECONDS)
-    except RuntimeError:
-        pass  # the interpreter starts no threads any more
+    def shut_down(self) -> None:
+        atexit.unregister(self.shut_down)
+        self._exit.set()
+        self._flusher.join(FLUSH_SECONDS)
+
+    def _flush(self) -> None:
+        self._exit.wait()
+        self.provider.shutdown()
