@@ -5,9 +5,8 @@
 # Each environment is made once, in .venv; `make clean` takes them away.
 
 PYTHON ?= python3
-# What `make test` runs on, and with which of tests/requirements/{oldest,newest}.txt.
-PYTHONS ?= $(PYTHON)
-SDKS ?= oldest newest
+# What `make test` runs on: a Python and the SDKs of tests/requirements/{oldest,newest}.txt.
+TEST_ON ?= $(PYTHON):oldest $(PYTHON):newest
 
 .PHONY: demo test lint bench clean
 .DELETE_ON_ERROR:
@@ -17,15 +16,16 @@ REQUIREMENTS = tests/requirements
 CONSTRAINTS = --constraint $(REQUIREMENTS)/constraints.txt
 
 demo: .venv/demo/.done
-	.venv/demo/bin/faultlens demo $(if $(ONCE),--once) $(if $(SECONDS),--seconds $(SECONDS))
+	@.venv/demo/bin/faultlens demo $(if $(ONCE),--once) $(if $(SECONDS),--seconds $(SECONDS))
 
 test: lint
-	@set -e; for python in $(PYTHONS); do for sdks in $(SDKS); do \
+	@set -e; for pair in $(TEST_ON); do \
+	  python=$${pair%:*}; sdks=$${pair##*:}; \
 	  name=$$($$python -c 'import sys; print("%d.%d" % sys.version_info[:2])')-$$sdks; \
 	  $(MAKE) --no-print-directory .venv/$$name/.done PYTHON=$$python SDKSET=$$sdks; \
 	  echo "== Python and SDKs: $$name"; \
-	  .venv/$$name/bin/python -m pytest; \
-	done; done
+	  .venv/$$name/bin/python -m pytest --numprocesses auto --dist loadfile; \
+	done
 
 lint: .venv/lint/.done
 	.venv/lint/bin/ruff check .
@@ -39,13 +39,14 @@ clean:
 	rm -rf .venv
 
 .venv/demo/.done: pyproject.toml
-	$(PYTHON) -m venv --clear .venv/demo
-	.venv/demo/bin/python $(PIP_INSTALL) --editable '.[demo]'
-	touch $@
+	@echo 'Setting up .venv/demo, once; this takes a minute or two ...'
+	@$(PYTHON) -m venv --clear .venv/demo
+	@.venv/demo/bin/python $(PIP_INSTALL) --editable '.[demo]'
+	@touch $@
 
-# Lint with the newest Python that there is: mypy then sees both sides of a version check.
+# The Python of the last pair, which .ci/run makes the newest: mypy sees both sides of a version check.
 .venv/lint/.done: pyproject.toml $(REQUIREMENTS)/*.txt
-	$(lastword $(PYTHONS)) -m venv --clear .venv/lint
+	pair='$(lastword $(TEST_ON))'; $${pair%:*} -m venv --clear .venv/lint
 	.venv/lint/bin/python $(PIP_INSTALL) $(CONSTRAINTS) --editable . \
 	  -r $(REQUIREMENTS)/dev.txt -r $(REQUIREMENTS)/newest.txt
 	.venv/lint/bin/python $(PIP_INSTALL) --no-deps -r $(REQUIREMENTS)/newest-no-deps.txt

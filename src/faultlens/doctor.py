@@ -136,13 +136,12 @@ def _hook_file(directories: list[Path]) -> Path | None:
 
 
 def _detector() -> Check:
-    from faultlens.hook.births import Pending
     from faultlens.hook.monitoring import Monitoring
 
     if sys.version_info < (3, 12):
         python = platform.python_version()
         return Check(Mark.OK, "detector", f"sys.settrace: Python {python} has no sys.monitoring")
-    mechanism = Monitoring(Pending(), lambda *raised: None)
+    mechanism = Monitoring({}, lambda *raised: None, lambda: None)
     works = mechanism.start()
     tools = {tool: sys.monitoring.get_tool(tool) for tool in range(6)}
     mechanism.stop()

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import signal
+from collections.abc import Callable
 from typing import Any
 
-__all__ = ["attribute", "class_name", "text"]
+__all__ = ["attribute", "class_name", "mro", "of_a_signal", "text"]
+
+mro = type.__dict__["__mro__"].__get__
+"""A class's bases, past a metaclass of the user's that overrides ``__mro__``."""
 
 _module_of = type.__dict__["__module__"].__get__
 _qualname_of = type.__dict__["__qualname__"].__get__
@@ -14,7 +19,8 @@ def attribute(obj: object, name: str) -> Any:
     """The attribute, or None if there is none or reading it raises, whatever it raises."""
     try:
         return getattr(obj, name, None)
-    except BaseException:  # a property of the user's may raise SystemExit
+    except BaseException as error:  # a property of the user's may raise SystemExit
+        _let_signals_pass(error)
         return None
 
 
@@ -26,7 +32,8 @@ def text(value: object, limit: int) -> str | None:
     try:
         # str.__str__ makes a plain str of a subclass, whose methods could do anything.
         result = str.__str__(str(value))
-    except BaseException:
+    except BaseException as error:
+        _let_signals_pass(error)
         return None
     if len(result) > limit:
         result = result[: limit - 1] + "…"
@@ -40,3 +47,35 @@ def class_name(cls: type) -> str:
         return f"{_module_of(cls)}.{_qualname_of(cls)}"
     except AttributeError:  # a class body deleted __module__
         return str(_qualname_of(cls))
+
+
+def of_a_signal(error: BaseException) -> bool:
+    """Whether a signal handler of the host's raised this, in the middle of something else.
+
+    It is the host's then, and meant for it: a time-out, a SIGTERM that exits, Ctrl-C.
+    """
+    if isinstance(error, KeyboardInterrupt):
+        return True
+    try:
+        handlers = [signal.getsignal(number) for number in signal.valid_signals()]
+        codes = {_code_of(handler) for handler in handlers if callable(handler)} - {None}
+    except Exception:
+        return False  # at interpreter exit anything may be gone
+    entry = error.__traceback__
+    while entry is not None:
+        if entry.tb_frame.f_code in codes:
+            return True
+        entry = entry.tb_next
+    return False
+
+
+def _let_signals_pass(error: BaseException) -> None:
+    # A KeyboardInterrupt may come from the object's own code here, and that must not get out: a
+    # Ctrl-C in these microseconds has to be pressed again.
+    if not isinstance(error, KeyboardInterrupt) and of_a_signal(error):
+        raise error
+
+
+def _code_of(handler: Callable[..., object]) -> object:
+    """The code of a function, a method or a callable object; None if it is not Python."""
+    return getattr(handler, "__code__", None) or getattr(type(handler).__call__, "__code__", None)

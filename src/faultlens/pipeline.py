@@ -17,7 +17,7 @@ from typing import Any
 
 from prometheus_client import REGISTRY, CollectorRegistry, Metric
 
-from faultlens import __version__, imports, rules, settings
+from faultlens import __version__, guard, imports, rules, settings
 from faultlens.exposition.server import MetricsServer
 from faultlens.hook import Hook
 from faultlens.sdks import ERRORS_MODULES, Sdk, adapter_for
@@ -152,23 +152,28 @@ class Pipeline:
             for name, cls in sdk.classes.items():
                 self.counters.expect(name, sdk.rule(cls).kinds, self.settings.worker or worker)
 
-    def _record(self, exc: BaseException, frame: FrameType | None) -> None:
+    def _record(self, exc: BaseException, frame: FrameType | None) -> BaseException | None:
         """The hook's handler: raises only before anything is recorded."""
         roots = self._sdk_of_root
-        sdk = next(roots[id(base)] for base in type(exc).__mro__ if id(base) in roots)
+        sdk = next(roots[id(base)] for base in guard.mro(type(exc)) if id(base) in roots)
         failure = sdk.describe(exc, self.settings.worker, self.settings.fallback_worker)
         span, trace = self._current_span()
         self.counters.count(failure, trace)
         try:
             self.spans.record(failure, exc, frame, span)
         except BaseException as error:
+            if guard.of_a_signal(error):
+                return error
             self._dropped("span_error", error)
+        return None
 
     def _current_span(self) -> tuple[Any, tuple[str, str] | None]:
         try:
             span = self.spans.current()
             return span, self.spans.sampled(span)
         except Exception as error:  # a context or span implementation that is not OpenTelemetry's
+            if guard.of_a_signal(error):
+                raise
             self._dropped("span_error", error)
             return None, None
 

@@ -43,7 +43,7 @@ class DemoError(Exception):
 
 
 def demo(*, once: bool, seconds: float, port: int | None) -> int:
-    """Run the demo; returns the exit status.
+    """Run the demo; returns the exit status. Raises KeyboardInterrupt if there is nothing to show.
 
     once: go through the examples once instead of for `seconds`.
     port: where to serve /metrics; None for what the environment says.
@@ -61,10 +61,8 @@ def demo(*, once: bool, seconds: float, port: int | None) -> int:
     except DemoError as error:
         print(f"faultlens demo: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:  # before there was anything to show
-        return 130
     console.print(_final(scrape, console, own), soft_wrap=True)
-    return 0 if scrape.total else 1
+    return 1 if once and not scrape.total else 0
 
 
 class Child:
@@ -84,6 +82,7 @@ class Child:
         self._ready = threading.Event()
         self._done = threading.Event()
         self._process: subprocess.Popen[str] | None = None
+        self._listener = threading.Thread(target=self._listen, daemon=True)
 
     def __enter__(self) -> Child:
         error = endpoint.bind_error(self.host, self.port)
@@ -102,7 +101,7 @@ class Child:
         try:
             return parse(endpoint.fetch(self.url))
         except OSError as error:
-            self._must_run()
+            self._must_run(within=1.0)
             raise DemoError(f"{self.url} does not answer: {error}") from error
 
     def wait_until_ready(self) -> None:
@@ -127,7 +126,7 @@ class Child:
             encoding="utf-8",
             errors="replace",
         )
-        threading.Thread(target=self._listen, args=(self._process,), daemon=True).start()
+        self._listener.start()
 
     def _environment(self) -> dict[str, str]:
         environment = {
@@ -139,9 +138,10 @@ class Child:
         environment.pop("OTEL_METRICS_EXPORTER", None)  # there would be no /metrics of faultlens's
         return environment
 
-    def _listen(self, process: subprocess.Popen[str]) -> None:
-        assert process.stdout is not None
-        for line in process.stdout:
+    def _listen(self) -> None:
+        assert self._process is not None
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
             self._said.append(line.rstrip())
             served = re.search(r"faultlens serves .*:(\d+)/metrics", line)
             if served:
@@ -155,10 +155,16 @@ class Child:
         while not event.wait(0.1):
             self._must_run()
 
-    def _must_run(self) -> None:
-        if self._process is not None and self._process.poll() is not None:
-            last = next((line for line in reversed(self._said) if line.strip()), "without a word")
-            raise DemoError(f"the examples ended with {self._process.returncode}: {last.strip()}")
+    def _must_run(self, within: float = 0.0) -> None:
+        """Raise if the child has ended, or ends soon."""
+        assert self._process is not None
+        try:
+            status = self._process.wait(within)
+        except subprocess.TimeoutExpired:
+            return
+        self._listener.join(1.0)  # for its last words
+        last = next((line.strip() for line in reversed(self._said) if line.strip()), "no word")
+        raise DemoError(f"the examples ended with {status}: {last}")
 
     def _why_no_metrics(self) -> str:
         warned = [line for line in self._said if line.startswith(workload.WARNED)]
@@ -188,15 +194,13 @@ def _run(child: Child, console: Console, seconds: float) -> Scrape:
     if not window:
         console.print(f"{child.url} for {seconds:g} seconds; Ctrl-C ends it.", soft_wrap=True)
     started = time.monotonic()
-    scrape = Scrape()
     with contextlib.suppress(KeyboardInterrupt), _live(console, window) as live:
         while (passed := time.monotonic() - started) < seconds:
             scrape = child.scrape()
             if window:
                 live.update(_current(scrape, console, child.url, passed, seconds), refresh=True)
             time.sleep(min(1.0, seconds - passed))
-        scrape = child.scrape()
-    return scrape
+    return child.scrape()
 
 
 def _live(console: Console, window: bool) -> Live:

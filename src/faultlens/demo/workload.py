@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import signal
 import sys
 import threading
 import traceback
@@ -37,15 +38,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     _log_what_faultlens_says()
     if arguments.until_stdin_closes:
-        # Not a daemon's business to clean up: whoever held the other end may have been killed.
+        # A terminal's Ctrl-C comes here too, but the demo still wants the last numbers.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         threading.Thread(target=_end_with_stdin, daemon=True).start()
     examples = _examples(arguments.rounds, arguments.pause)
     print(READY, flush=True)
     threads = [threading.Thread(target=_run, args=(example,), daemon=True) for example in examples]
     for thread in threads:
         thread.start()
-    for thread in threads:
-        thread.join()
+    try:
+        for thread in threads:
+            thread.join()
+    except KeyboardInterrupt:
+        os._exit(130)  # the examples' threads and event loops would hold up any other exit
     print(DONE, flush=True)
     if arguments.until_stdin_closes:
         threading.Event().wait()
@@ -76,7 +81,7 @@ def _run(example: Callable[[], None]) -> None:
 def _end_with_stdin() -> None:
     while os.read(0, 1024):
         pass
-    os._exit(0)  # the examples' threads and event loops would hold up any other exit
+    os._exit(0)
 
 
 def _log_what_faultlens_says() -> None:

@@ -55,8 +55,7 @@ class MetricsServer:
             _log.warning("%s", _explain(error, self.host, self.port))
             return False
         self.port = self._server.server_port
-        if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=self._forget)
+        _serving.add(self)
         threading.Thread(
             target=self._server.serve_forever, name="faultlens-metrics", daemon=True
         ).start()
@@ -65,20 +64,32 @@ class MetricsServer:
 
     def stop(self) -> None:
         """Free the port."""
+        _serving.discard(self)
         server, self._server = self._server, None
         if server is not None:
             server.shutdown()
             server.server_close()
 
     def _forget(self) -> None:
-        """In a forked child: the thread is not there, but the listening socket is; let it go.
-
-        Scrapes that the kernel handed to the child would hang, and a restarted parent could not
-        bind.
-        """
         server, self._server = self._server, None
         if server is not None:
             server.socket.close()
+
+
+_serving: set[MetricsServer] = set()
+
+
+def _forget_all() -> None:
+    """In a forked child: the thread is not there, but the listening socket is; let it go.
+
+    Scrapes that the kernel handed to the child would hang, and a restarted parent could not bind.
+    """
+    while _serving:
+        _serving.pop()._forget()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_all)
 
 
 def _bind(host: str, port: int, app: _WsgiApp) -> WSGIServer:

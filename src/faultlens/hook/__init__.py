@@ -9,12 +9,13 @@ free).
 
 from __future__ import annotations
 
-import signal
+import os
 import threading
 from collections.abc import Callable, Iterable
 from types import FrameType
 from typing import Protocol
 
+from faultlens import guard
 from faultlens.hook import births
 from faultlens.hook.births import Pending
 from faultlens.hook.monitoring import Monitoring
@@ -22,10 +23,11 @@ from faultlens.hook.settrace import Settrace
 
 __all__ = ["Hook", "RaiseHandler"]
 
-RaiseHandler = Callable[[BaseException, "FrameType | None"], None]
+RaiseHandler = Callable[[BaseException, "FrameType | None"], "BaseException | None"]
 """Gets an SDK exception when it is first raised, and the raising frame (None if it is gone).
 
 Runs in the raising thread. What it raises never reaches the host; see `Hook` for what happens then.
+What it returns does: an exception that a signal handler of the host's raised after the record.
 """
 
 
@@ -33,8 +35,11 @@ class Mechanism(Protocol):
     """Reports the first raise of every pending exception."""
 
     name: str
-    finalizer: Callable[[BaseException], None] | None
-    """Called when a watched exception is about to be freed, if the mechanism needs to know."""
+
+    @property
+    def finalizer(self) -> births.Finalizer | None:
+        """Called when a watched exception is about to be freed, if the mechanism needs to know."""
+        ...
 
     def start(self) -> bool:
         """Begin; False if this mechanism is not to be had in this process."""
@@ -46,6 +51,10 @@ class Mechanism(Protocol):
 
     def expect(self, exc: BaseException) -> None:
         """Make `exc`, which was constructed just now, pending, and look out for its raise."""
+        ...
+
+    def expect_again(self, exc: BaseException) -> None:
+        """Make `exc`, which is being raised but could not be handled, pending once more."""
         ...
 
     def poll(self) -> None:
@@ -69,7 +78,11 @@ class Hook:
         self._dropped = dropped
         self._roots: list[type[BaseException]] = []
         self._pending: Pending = {}
-        self._thread = _Thread()
+        # Reachable when module globals are gone, at exit.
+        self._recording = _recording
+        self._get_ident = threading.get_ident
+        # No stranger's KeyboardInterrupt comes this far: code of others is called behind guards.
+        self._of_a_signal = guard.of_a_signal
         self._mechanism: Mechanism | None = None
 
     @property
@@ -103,7 +116,7 @@ class Hook:
 
     def _start(self) -> Mechanism:
         mechanisms: tuple[Mechanism, ...] = (
-            Monitoring(self._pending, self._raised),
+            Monitoring(self._pending, self._raised, self._lost),
             Settrace(self._pending, self._raised),
         )
         return next(mechanism for mechanism in mechanisms if mechanism.start())
@@ -111,66 +124,62 @@ class Hook:
     def _born(self, exc: BaseException) -> None:
         """A watched class made `exc`. Must not raise: the host's constructor is on the stack."""
         try:
-            if self._thread.recording:
+            if self._recording and self._get_ident() in self._recording:
                 # Provoked by our own look at another exception (its __str__ raises an SDK error),
                 # or by a signal handler that hit just then: the interpreter reports no raises here.
-                self._dropped("reentrant", None)
+                self._drop("reentrant", None)
             elif self._mechanism is not None:
                 self._mechanism.expect(exc)
         except Exception as error:
-            if _of_a_signal(error):
+            if self._of_a_signal(error):
                 raise
-            self._failed(error)
+            self._drop("internal_error", error)
 
     def _raised(self, exc: BaseException, frame: FrameType | None) -> None:
         """`exc`, claimed by the mechanism, was raised. Must not raise: the host would see it."""
-        thread = self._thread
-        if thread.recording:  # freed while another one is recorded
-            self._dropped("reentrant", None)
+        thread = self._get_ident()
+        if thread in self._recording:  # freed while another one is recorded
+            self._drop("reentrant", None)
             return
-        thread.recording = True
+        self._recording.add(thread)
         try:
-            self._handler(exc, frame)
+            interruption = self._handler(exc, frame)
+        except (RecursionError, MemoryError) as error:
+            try:
+                if frame is None or self._mechanism is None:
+                    self._drop("internal_error", error)
+                else:
+                    self._mechanism.expect_again(exc)
+            except (RecursionError, MemoryError):
+                pass  # no room even for that
         except BaseException as error:
-            signalled = _of_a_signal(error)
-            if frame is None or not (signalled or isinstance(error, (RecursionError, MemoryError))):
-                self._failed(error)
-            elif self._mechanism is not None:
-                self._mechanism.expect(exc)
-            if signalled:
-                raise
+            if not self._of_a_signal(error):
+                self._drop("internal_error", error)
+                return
+            if self._mechanism is not None:
+                self._mechanism.expect_again(exc)
+            raise
+        else:
+            if interruption is not None:
+                raise interruption
         finally:
-            thread.recording = False
+            self._recording.discard(thread)
 
-    def _failed(self, error: BaseException) -> None:
+    def _lost(self) -> None:
+        """An exception that was raised but could not be handled is gone."""
+        self._drop("internal_error", None)
+
+    def _drop(self, reason: str, error: BaseException | None) -> None:
         try:
-            self._dropped("internal_error", error)
-        except Exception:
-            pass  # nothing is left to tell it to
+            self._dropped(reason, error)
+        except (RecursionError, MemoryError):
+            pass
+        except BaseException as failure:  # of the host's logging, perhaps
+            if self._of_a_signal(failure):
+                raise
 
 
-class _Thread(threading.local):
-    """What a thread is doing."""
-
-    recording = False
-
-
-def _of_a_signal(error: BaseException) -> bool:
-    """Whether the host's signal handler raised this, in the middle of our code.
-
-    It is the host's then, and meant for it: a time-out, or a SIGTERM that exits.
-    """
-    if isinstance(error, KeyboardInterrupt):
-        return True  # nobody else's: code of others is called behind guards
-    handlers = [signal.getsignal(number) for number in signal.valid_signals()]
-    codes = {
-        getattr(handler, "__code__", None) or getattr(handler.__call__, "__code__", None)
-        for handler in handlers
-        if callable(handler)
-    }
-    entry = error.__traceback__
-    while entry is not None:
-        if entry.tb_frame.f_code in codes:
-            return True
-        entry = entry.tb_next
-    return False
+# The threads in which a handler runs. Only one of them lives on in a forked child.
+_recording: set[int] = set()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_recording.clear)

@@ -18,7 +18,7 @@ Finalizer = Callable[[BaseException], None]
 _mro_of = type.__dict__["__mro__"].__get__
 _vars_of = type.__dict__["__dict__"].__get__
 
-traceback_of = BaseException.__traceback__.__get__  # type: ignore[attr-defined]
+traceback_of = BaseException.__traceback__.__get__  # type: ignore[union-attr]
 """An exception's traceback, past a ``__getattribute__`` of the user's."""
 
 
@@ -47,7 +47,7 @@ the garbage collector and signal handlers in the middle of another.
 def cover(root: type[BaseException], born: Born, finalizer: Finalizer | None) -> None:
     """Call `born` with each new instance of `root` and of its subclasses, existing and to come.
 
-    finalizer: to be called with each instance before it is freed, if given.
+    finalizer: the classes' ``__del__``, if given.
     """
     _patch(root, "__new__", _new(root, born))
     _patch(root, "__init_subclass__", _init_subclass(root, born, finalizer))
@@ -88,7 +88,7 @@ def _new(cls: type, born: Born) -> staticmethod[..., Any]:
 
         def __new__(subclass: Any, /, *args: Any, **kwargs: Any) -> Any:
             # super(), not BaseException: an ImportError or OSError below refuses any other.
-            exc = super(cls, subclass).__new__(subclass, *args, **kwargs)  # type: ignore[misc]
+            exc = super(cls, subclass).__new__(subclass, *args, **kwargs)  # type: ignore[arg-type]
             born(exc)
             return exc
     else:
@@ -101,10 +101,9 @@ def _new(cls: type, born: Born) -> staticmethod[..., Any]:
                 born(exc)
             return exc
 
-    # inspect.signature(cls) as before
-    wrapped = _function(original) if original is not None else type.__getattribute__(cls, "__init__")
-    if isinstance(wrapped, FunctionType):
-        __new__.__wrapped__ = wrapped  # type: ignore[attr-defined]
+    signature = type.__getattribute__(cls, "__init__") if original is None else _function(original)
+    if isinstance(signature, FunctionType):  # inspect.signature(cls) as before
+        __new__.__wrapped__ = signature  # type: ignore[attr-defined]
     return staticmethod(__new__)
 
 
@@ -115,7 +114,7 @@ def _init_subclass(
 
     def __init_subclass__(subclass: Any, /, **kwargs: Any) -> None:
         if original is None:
-            super(cls, subclass).__init_subclass__(**kwargs)  # type: ignore[misc]
+            super(cls, subclass).__init_subclass__(**kwargs)  # type: ignore[arg-type]
         else:
             original.__get__(None, subclass)(**kwargs)
         try:
@@ -168,6 +167,7 @@ def _function(attribute: Any) -> Any:
 
 
 def _subclasses(cls: type) -> Iterator[type]:
-    for subclass in type.__subclasses__(cls):
+    subclasses: list[type] = type.__subclasses__(cls)
+    for subclass in subclasses:
         yield subclass
         yield from _subclasses(subclass)

@@ -27,13 +27,18 @@ class Monitoring:
     finalizer = None
 
     def __init__(
-        self, pending: Pending, raised: Callable[[BaseException, FrameType | None], None]
+        self,
+        pending: Pending,
+        raised: Callable[[BaseException, FrameType | None], None],
+        lost: Callable[[], None],
     ) -> None:
         self._pending = pending
         self._raised = raised
+        self._lost = lost
         self._tool: int | None = None
         self._on: Callable[[], Any] = _nothing
         self._off: Callable[[], Any] = _nothing
+        self._getframe = sys._getframe  # reachable when module globals are gone, at exit
         # A bound method is a new object at each look-up, and a look-up takes time.
         self._dies = self._died
 
@@ -47,7 +52,6 @@ class Monitoring:
                 continue
             self._tool = tool
             event = sys.monitoring.events.RAISE
-            # Bound, so that they are reachable when module globals are gone, at exit.
             self._on = partial(sys.monitoring.set_events, tool, event)
             self._off = partial(sys.monitoring.set_events, tool, 0)
             sys.monitoring.register_callback(tool, event, self._on_raise)
@@ -69,6 +73,16 @@ class Monitoring:
         self._pending[key] = birth
         self._on()
 
+    def expect_again(self, exc: BaseException) -> None:
+        def died(birth: Birth) -> None:
+            self._died(birth)
+            self._lost()
+
+        birth = Birth(exc, died)
+        birth.key = id(exc)
+        self._pending[birth.key] = birth
+        self._on()
+
     def poll(self) -> None:
         """Nothing to do: no raise escapes the interpreter's own event."""
 
@@ -77,7 +91,7 @@ class Monitoring:
         # No id stands for an object that is gone: `_died` takes it out before it can be given anew.
         if self._pending.pop(id(exc), None) is not None:
             self._disarm()
-            self._raised(exc, sys._getframe(1))
+            self._raised(exc, self._getframe(1))
 
     def _died(self, birth: Birth) -> None:
         if self._pending.get(birth.key) is birth:

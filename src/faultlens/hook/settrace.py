@@ -38,6 +38,10 @@ class Settrace:
         self._pending = pending
         self._raised = raised
         self._thread = _Thread(pending, raised)
+        # Reachable when module globals are gone, at exit.
+        self._getframe = sys._getframe
+        self._gettrace = sys.gettrace
+        self._settrace = sys.settrace
 
     def start(self) -> bool:
         return True
@@ -51,11 +55,17 @@ class Settrace:
         birth = Birth(exc)
         birth.key = key = id(exc)
         self._pending[key] = birth
-        tracer, active = self._thread.tracer, sys.gettrace()
-        if active is None or active is tracer.on_call:
-            # Frames: 0 this one, 1 the hook's, 2 __new__ or our trace function, 3 the host's.
-            tracer.trace_for(birth, sys._getframe(3))
-        # else a debugger or a coverage tool: undisturbed, and this exception is far
+        tracer, active = self._thread.tracer, self._gettrace()
+        if active is not None and active is not tracer.on_call:
+            return  # a debugger or a coverage tool: undisturbed, and this exception is far
+        tracer.near.append(birth)
+        tracer.budget = _BUDGET
+        # Frames: 0 this one, 1 the hook's, 2 __new__, 3 the host's.
+        tracer.follow(self._getframe(3))
+        self._settrace(tracer.on_call)  # last: from here on the interpreter is slower
+
+    def expect_again(self, exc: BaseException) -> None:
+        self.expect(exc)  # tried again when it is freed, at the latest
 
     def poll(self) -> None:
         for birth in list(self._pending.values()):
@@ -64,9 +74,9 @@ class Settrace:
                 self.finalizer(exc)
 
     def finalizer(self, exc: BaseException) -> None:
-        """Report `exc` if it was raised and nobody saw it. Called when it is freed, and by `poll`."""
+        """Report `exc` if it was raised and nobody saw it: when it is freed, and from `poll`."""
         try:
-            if _claim(self._pending, exc) and traceback_of(exc) is not None:
+            if self._pending.pop(id(exc), None) is not None and traceback_of(exc) is not None:
                 self._raised(exc, None)
         except Exception:
             pass  # at interpreter exit anything may be gone
@@ -76,77 +86,77 @@ class _Tracer:
     """Traces one thread, while there is something near to trace for."""
 
     def __init__(self, pending: Pending, raised: Raised) -> None:
+        self.near: list[Birth] = []
+        self.budget = 0
         self._pending = pending
         self._raised = raised
-        self._near: list[Birth] = []
-        self._budget = 0
         # A bound method is a new object at each look-up; these are compared by identity.
         self.on_call = self._on_call
         self.on_event = self._on_event
-
-    def trace_for(self, birth: Birth, frame: FrameType) -> None:
-        self._near.append(birth)
-        self._budget = _BUDGET
-        self._follow(frame)
-        sys.settrace(self.on_call)
+        # Reachable when module globals are gone, at exit.
+        self._gettrace = sys.gettrace
+        self._settrace = sys.settrace
 
     def _on_call(self, frame: FrameType, event: str, arg: Any) -> Any:
         """The thread's trace function: a function is called, or a generator resumed."""
-        if self._spend():
-            frame.f_trace_lines = False
-            return self.on_event
-        self.leave(frame.f_back)
-        return None
+        if self._done():
+            self.leave(frame.f_back)
+            return None
+        frame.f_trace_lines = False
+        return self.on_event
 
     def _on_event(self, frame: FrameType, event: str, arg: Any) -> Any:
         """The trace function of a frame."""
-        if sys.gettrace() is not self.on_call:  # replaced by a debugger that starts here
+        if self._gettrace() is not self.on_call:  # replaced by a debugger that starts here
             self._give_way(frame)
             return None
         if event == "exception":
-            exc = arg[1]
-            if id(exc) in self._pending and _claim(self._pending, exc):
-                self._raised(exc, frame)
+            birth = self._pending.pop(id(arg[1]), None)
+            if birth is not None and birth() is not None:
+                self._raised(arg[1], frame)
         elif event == "return":
             # A frame that is left, or a coroutine that is suspended, keeps no trace of us.
-            _forget(frame)
-            if self._spend():
-                self._follow(frame.f_back)
-            else:
+            frame.f_trace = None
+            frame.f_trace_lines = True
+            if self._done():
                 self.leave(frame.f_back)
+            else:
+                self.follow(frame.f_back)
             return None
-        if self._spend():
-            return self.on_event
-        self.leave(frame)
-        return None
+        if self._done():
+            self.leave(frame)
+            return None
+        return self.on_event
 
-    def _follow(self, frame: FrameType | None) -> None:
+    def follow(self, frame: FrameType | None) -> None:
+        """Trace a frame that runs already."""
         if frame is not None and frame.f_trace is None:
             frame.f_trace = self.on_event
-            frame.f_trace_lines = False  # a raise is no line's event, and lines are most events
+            frame.f_trace_lines = False  # nothing is raised by a line, and lines are most events
 
-    def _spend(self) -> bool:
-        """Use up one event; False if there is nothing to trace for any more."""
-        self._budget -= 1
-        near = self._near
-        if self._budget > 0:
+    def _done(self) -> bool:
+        """Use up one event; True if there is nothing to trace for any more."""
+        self.budget -= 1
+        near = self.near
+        if self.budget > 0:
             while near:
                 if self._pending.get(near[-1].key) is near[-1]:
-                    return True
+                    return False
                 near.pop()  # raised, or dead
-        return False
+        return True
 
     def leave(self, frame: FrameType | None) -> None:
         """Stop tracing this thread; `frame` is where the frames being traced begin."""
-        self._near.clear()
-        sys.settrace(None)
+        self._settrace(None)
+        self.near.clear()
         while frame is not None and frame.f_trace is self.on_event:
-            _forget(frame)
+            frame.f_trace = None
+            frame.f_trace_lines = True
             frame = frame.f_back
 
     def _give_way(self, frame: FrameType | None) -> None:
         """Leave the thread to another trace function, which may have taken over some frames."""
-        self._near.clear()
+        self.near.clear()
         while frame is not None:
             if frame.f_trace is self.on_event:
                 frame.f_trace = None
@@ -159,21 +169,3 @@ class _Thread(threading.local):
 
     def __init__(self, pending: Pending, raised: Raised) -> None:
         self.tracer = _Tracer(pending, raised)
-
-
-def _claim(pending: Pending, exc: BaseException) -> bool:
-    """Take `exc` out; True for the one caller that gets it."""
-    birth = pending.get(id(exc))
-    if birth is None:
-        return False
-    alive = birth()
-    # A dead reference under the id of a living object is that object's own: the garbage collector
-    # clears weak references before it runs finalizers.
-    if alive is not None and alive is not exc:
-        return False
-    return pending.pop(id(exc), None) is birth
-
-
-def _forget(frame: FrameType) -> None:
-    frame.f_trace = None
-    frame.f_trace_lines = True

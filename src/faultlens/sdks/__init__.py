@@ -79,7 +79,7 @@ class Sdk:
     def roots(self) -> list[type[BaseException]]:
         """The classes with no other class of this SDK above them; there may be several."""
         declared = set(self.classes.values())
-        return [cls for cls in declared if not declared.intersection(cls.__mro__[1:])]
+        return [cls for cls in declared if not declared.intersection(guard.mro(cls)[1:])]
 
     @property
     def version(self) -> str:
@@ -98,7 +98,7 @@ class Sdk:
 
     def _find_rule(self, cls: type) -> Rule:
         if self.overrides:
-            for base in cls.__mro__:
+            for base in guard.mro(cls):
                 name = guard.class_name(base)
                 if name in self.overrides:
                     return Rule((self.overrides[name],), f"FAULTLENS_RULES, {name}")

@@ -43,7 +43,7 @@ class DurableWorkflow(Sdk):
     distribution = "durable-workflow"
 
     def own_rule(self, cls: type) -> Rule:
-        for base in cls.__mro__:
+        for base in guard.mro(cls):
             module, _, name = guard.class_name(base).rpartition(".")
             if module == "durable_workflow.errors":
                 if name in _RULES:
@@ -238,7 +238,7 @@ def _kind_of_compensation(exc: Any) -> Kind:
 
 def _kind_of_sdk_exception(exc: object, otherwise: Kind) -> Kind:
     """The kind of an exception that another one holds, by the first rule for its class."""
-    for base in type(exc).__mro__:
+    for base in guard.mro(type(exc)):
         module, _, name = guard.class_name(base).rpartition(".")
         # Not the two classes that hold another one: a cycle would never end.
         if module == "durable_workflow.errors" and name in _RULES and name not in _HOLDERS:

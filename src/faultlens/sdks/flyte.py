@@ -36,10 +36,12 @@ class Flyte(Sdk):
     distribution = "flyte"
 
     def own_rule(self, cls: type) -> Rule:
-        for base in cls.__mro__:
+        for base in guard.mro(cls):
             name = guard.class_name(base)
             if name in _CLASS_KINDS:
-                return Rule(_CLASS_KINDS[name], f".kind of the exception, set by {name}", _own_kind)
+                kinds = _CLASS_KINDS[name]
+                by = "at each raise" if kinds == ANY_KIND else f"by {name.rpartition('.')[2]}"
+                return Rule(kinds, f"its .kind, set {by}", _own_kind)
         return Rule(UNKNOWN, "no .kind and no rule")
 
     def context(self, exc: BaseException) -> Mapping[str, object]:

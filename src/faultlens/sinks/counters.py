@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+import weakref
 from collections.abc import Iterable, Iterator, Mapping
 
 from prometheus_client import Metric
@@ -60,15 +61,10 @@ class Counters:
         self._exemplars: dict[_Series, Exemplar] = {}
         self._types: set[str] = set()
         self._workers: set[str] = set()
-        self._new_lock()
-        if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=self._new_lock)
-
-    def _new_lock(self) -> None:
         # Serialises writers only; readers copy a dictionary, which is atomic. Re-entrant, since a
-        # finalizer may count a drop while this thread counts. New in a forked child, where the
-        # thread that holds it may not exist.
+        # finalizer may count a drop while this thread counts.
         self._lock = threading.RLock()
+        _instances.add(self)
 
     def count(self, failure: Failure, trace: tuple[str, str] | None = None) -> None:
         """Count one raised SDK exception: as a failure, or with its reason if it is no new one.
@@ -214,3 +210,16 @@ def _add(
     family.add_sample(f"{family.name}_total", labels, count, exemplar=exemplar)
     if created is not None:
         family.add_sample(f"{family.name}_created", labels, created)
+
+
+_instances: weakref.WeakSet[Counters] = weakref.WeakSet()
+
+
+def _new_locks() -> None:
+    """In a forked child: the thread that holds a lock may not exist there."""
+    for counters in _instances:
+        counters._lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_new_locks)

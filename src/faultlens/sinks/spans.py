@@ -72,6 +72,8 @@ class Spans:
         self, failure: Failure, exc: BaseException, frame: FrameType | None, span: Span | None
     ) -> None:
         """Put the event on `span` if that records, else on a span of our own."""
+        if _within_opentelemetry(frame):
+            raise RuntimeError("raised within OpenTelemetry, whose locks are not re-entrant")
         if span is not None and span.is_recording():
             self._add_event(span, failure, exc, frame)
             return
@@ -202,6 +204,20 @@ class _Recorded:
             return False
         spans.add(span_id)
         return True
+
+
+def _within_opentelemetry(frame: FrameType | None) -> bool:
+    """Whether the code of `frame` interrupts OpenTelemetry's tracing: as a finalizer, say.
+
+    This thread may hold a span's lock then, and would wait for itself.
+    """
+    for _ in range(FRAME_LIMIT):
+        if frame is None:
+            return False
+        if str(frame.f_globals.get("__name__")).startswith("opentelemetry.sdk.trace"):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _stack(exc: BaseException, frame: FrameType | None) -> str:

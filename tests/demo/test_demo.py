@@ -1,0 +1,297 @@
+"""``faultlens demo``, really run: the examples, their /metrics, and that nothing stays."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from faultlens import endpoint
+from faultlens.demo.scrape import Scrape, parse
+from tests import children
+from tests.test_cli import command, package
+
+OFF = {"FAULTLENS": None, "FAULTLENS_WORKER": None, "COLUMNS": "80", "NO_COLOR": None}
+
+pytest.importorskip("rich")
+pytest.importorskip("flyte")
+pytest.importorskip("durable_workflow")
+
+
+class Printed:
+    """The table as text, read back."""
+
+    def __init__(self, text: str) -> None:
+        self.lines = text.splitlines()
+        row = re.compile(r"(\S+\.\S+) +(\S+) +(\d+)  +(?:just now|\d+ (?:s|min) ago)$")
+        self.kind_of_row: list[tuple[str, str, str, int]] = []
+        kind = ""
+        for line in self.lines:
+            heading = re.match(r"(system|user|unknown): ", line)
+            kind = heading[1] if heading else kind
+            match = row.match(line)
+            if match:
+                self.kind_of_row.append((kind, match[1], match[2], int(match[3])))
+
+    def total(self, kind: str) -> int:
+        """As the headline says."""
+        match = next(filter(None, (re.search(rf"(\d+) {kind}\b", line) for line in self.lines)))
+        return int(match[1])
+
+
+@pytest.fixture(scope="module")
+def done() -> subprocess.CompletedProcess[str]:
+    """One demo for all tests that only look at it."""
+    return command("demo", "--once", "--port", "0", env=OFF)
+
+
+class TestOnce:
+    def test_ends_well_and_says_nothing_else(self, done: subprocess.CompletedProcess[str]) -> None:
+        assert (done.returncode, done.stderr) == (0, "")
+
+    def test_has_failures_of_both_sdks_and_of_every_kind(
+        self, done: subprocess.CompletedProcess[str]
+    ) -> None:
+        rows = Printed(done.stdout).kind_of_row
+
+        assert {kind for kind, *_ in rows} == {"system", "user", "unknown"}
+        assert ("user", "flyte.errors.OOMError", "cpu-node-3") in [row[:3] for row in rows]
+        assert ("user", "durable_workflow.errors.NonRetryableError", "orders") in [
+            row[:3] for row in rows
+        ]
+
+    @pytest.mark.parametrize("kind", ["system", "user", "unknown"])
+    def test_the_headline_adds_up(self, done: subprocess.CompletedProcess[str], kind: str) -> None:
+        printed = Printed(done.stdout)
+
+        counts = [count for of, _, _, count in printed.kind_of_row if of == kind]
+
+        assert printed.total(kind) == sum(counts)
+
+    def test_is_plain_text_that_fits(self, done: subprocess.CompletedProcess[str]) -> None:
+        assert "\x1b" not in done.stdout
+        for line in done.stdout.splitlines():
+            assert len(line) <= 80
+            assert line == line.rstrip()
+            assert "…" not in line
+
+    def test_where_there_is_no_utf_8_there_are_no_question_marks(self) -> None:
+        env = {**OFF, "PYTHONIOENCODING": "ascii", "FORCE_COLOR": "1"}
+
+        done = command("demo", "--once", "--port", "0", env=env)
+
+        assert done.returncode == 0
+        assert re.search(r"^#+=+\.+$", done.stdout, re.MULTILINE)
+        assert "?" not in done.stdout
+        assert "\x1b" not in done.stdout
+
+    def test_a_taken_port_is_told_and_another_used(self) -> None:
+        with socket.create_server(("localhost", 0)) as taken:
+            port = str(taken.getsockname()[1])
+            done = command("demo", "--once", "--port", port, env=OFF)
+
+        assert done.returncode == 0
+        expected = f"localhost:{port} is taken; the demo serves /metrics on a free port.\n"
+        assert done.stderr == expected
+        assert Printed(done.stdout).kind_of_row
+
+
+class TestNothingToShow:
+    def test_a_package_that_is_missing(self) -> None:
+        program = """
+            import sys
+            sys.modules["rich"] = None
+            from faultlens.cli import main
+            sys.exit(main(["demo", "--once"]))
+        """
+
+        done = children.run(program, env=OFF, check=False)
+
+        assert (done.returncode, done.stdout) == (1, "")
+        expected = "faultlens demo: not installed: rich. pip install 'faultlens[demo]'\n"
+        assert done.stderr == expected
+
+    def test_an_sdk_that_cannot_be_imported(self, tmp_path: Path) -> None:
+        package(tmp_path, "flyte", "raise OSError('libfoo.so is missing')")
+
+        done = command("demo", "--once", env={**OFF, "PYTHONPATH": str(tmp_path)})
+
+        assert (done.returncode, done.stdout) == (1, "")
+        expected = "faultlens demo: the examples ended with 1: OSError: libfoo.so is missing\n"
+        assert done.stderr == expected
+
+    def test_a_host_that_there_is_not(self) -> None:
+        env = {**OFF, "OTEL_EXPORTER_PROMETHEUS_HOST": "no.such.host.invalid"}
+
+        done = command("demo", "--once", "--port", "0", env=env)
+
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr.startswith("faultlens demo: no.such.host.invalid:0 cannot be served")
+        assert len(done.stderr.splitlines()) == 1
+
+
+class Demo:
+    """A demo that runs in the background, and the child that it has started."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+        assert process.stdout is not None
+        self.url = process.stdout.readline().split()[0]
+        page = endpoint.fetch(self.url.removesuffix("metrics"))
+        self.child = int(re.findall(r"\(pid (\d+)\)", page)[0])
+
+    def wait_for_failures(self) -> None:
+        until(lambda: bool(self.scrape().total))
+
+    def scrape(self) -> Scrape:
+        return parse(endpoint.fetch(self.url))
+
+    def child_runs(self) -> bool:
+        """Whether the child is there; a zombie, which waits for its parent only, is not."""
+        try:
+            os.kill(self.child, 0)
+            stat = Path(f"/proc/{self.child}/stat")
+            return not (stat.exists() and stat.read_text().rpartition(")")[2].split()[0] == "Z")
+        except (ProcessLookupError, FileNotFoundError):
+            return False
+
+    def ends(self) -> tuple[int, str, str]:
+        stdout, stderr = self.process.communicate(timeout=60)
+        return self.process.returncode, stdout, stderr
+
+
+def until(condition: object) -> None:
+    """Wait for something that will be, but not for ever."""
+    assert callable(condition)
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@contextmanager
+def running(*args: str, env: Mapping[str, str | None] = OFF) -> Iterator[Demo]:
+    with subprocess.Popen(
+        [sys.executable, "-m", "faultlens", "demo", "--port", "0", *args],
+        env=children.environment(env),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            yield Demo(process)
+        finally:
+            process.kill()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="sends POSIX signals")
+class TestEnding:
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+    def test_a_signal_ends_it_with_the_table(self, number: int) -> None:
+        with running("--seconds", "600") as demo:
+            demo.wait_for_failures()
+            demo.process.send_signal(number)
+            status, stdout, stderr = demo.ends()
+
+        assert (status, stderr) == (0, "")
+        assert Printed(stdout).kind_of_row
+        assert not demo.child_runs()
+
+    def test_its_time_is_over(self) -> None:
+        with running("--seconds", "3") as demo:
+            status, _, stderr = demo.ends()
+
+        assert (status, stderr) == (0, "")
+        assert not demo.child_runs()
+
+    def test_the_child_ends_even_if_the_demo_is_killed(self) -> None:
+        with running("--seconds", "600") as demo:
+            assert demo.child_runs()
+            demo.process.kill()
+            demo.process.wait()
+            until(lambda: not demo.child_runs())
+
+    def test_a_child_that_dies_ends_the_demo(self) -> None:
+        with running("--seconds", "600") as demo:
+            os.kill(demo.child, signal.SIGKILL)
+            status, stdout, stderr = demo.ends()
+
+        assert (status, stdout) == (1, "")
+        assert stderr.startswith("faultlens demo: the examples ended with -9: ")
+
+    def test_ctrl_c_before_the_examples_run(self) -> None:
+        with subprocess.Popen(
+            [sys.executable, "-m", "faultlens", "demo", "--once", "--port", "0"],
+            env=children.environment({**OFF, "PYTHONPROFILEIMPORTTIME": "1"}),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
+            assert process.stderr is not None
+            for line in process.stderr:  # until the last module that it needs has been imported
+                if "faultlens.demo.run" in line:
+                    break
+            time.sleep(0.5)
+            process.send_signal(signal.SIGINT)
+            stdout, stderr = process.communicate(timeout=60)
+
+        assert process.returncode == 130
+        assert stdout == ""
+        assert "Traceback" not in stderr
+
+
+@pytest.mark.skipif(os.name == "nt", reason="has no pseudo-terminals")
+class TestTerminal:
+    def run(self, *args: str) -> tuple[int, str]:
+        """Run the demo in a terminal of 80 by 24; returns its status and what it wrote."""
+        import fcntl
+        import pty
+        import struct
+        import termios
+
+        ours, theirs = pty.openpty()
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+        written: list[bytes] = []
+
+        def read() -> None:
+            try:
+                while chunk := os.read(ours, 4096):
+                    written.append(chunk)
+            except OSError:  # Linux's way to say that the other end is closed
+                pass
+
+        reader = threading.Thread(target=read)
+        with subprocess.Popen(
+            [sys.executable, "-m", "faultlens", "demo", "--port", "0", *args],
+            env=children.environment({**OFF, "TERM": "xterm-256color", "COLUMNS": None}),
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+        ) as process:
+            os.close(theirs)
+            reader.start()
+            status = process.wait(timeout=120)
+        reader.join()
+        os.close(ours)
+        return status, b"".join(written).decode()
+
+    def test_shows_a_live_view_and_then_the_table(self) -> None:
+        status, text = self.run("--seconds", "4")
+
+        live, _, final = text.partition("\x1b[?1049l")
+        assert status == 0
+        assert "\x1b[?1049h" in live
+        assert "s left, Ctrl-C ends" in live
+        assert "\x1b[1;31m" in final  # system is red, if the terminal has colours
+        assert Printed(re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", final)).kind_of_row

@@ -1,0 +1,286 @@
+"""A real Prometheus scrapes faultlens: what PromQL gives is what was counted, to the number."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import time
+import urllib.parse
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from faultlens import endpoint
+from faultlens.demo import workload
+from faultlens.demo.scrape import Scrape, parse
+from tests import children
+
+pytestmark = pytest.mark.skipif(
+    shutil.which("prometheus") is None and "CI" not in os.environ,
+    reason="prometheus is not on PATH",
+)
+
+CONFIG = """
+global:
+  scrape_interval: 500ms
+  scrape_timeout: 500ms
+scrape_configs:
+  - job_name: workflows
+    static_configs:
+      - targets: ["{target}"]
+        labels: {{cluster: test}}
+"""
+
+# How often one round of the Flyte example raises each class: measured, the same for every version
+# and Python. In local mode each parent, and the run itself, raises a copy of its child's error.
+FLYTE_RAISES = {
+    "flyte.errors.RuntimeUserError": 9,
+    "flyte.errors.RuntimeSystemError": 6,
+    "flyte.errors.RuntimeUnknownError": 2,
+    "flyte.errors.OOMError": 2,
+    "flyte.errors.RuntimeDataValidationError": 1,
+    "flyte.errors.InitializationError": 1,
+    "flyte.errors.DeploymentError": 1,
+}
+
+
+class Program:
+    """A process with faultlens on, which goes on until its stdin closes."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+        self.target = self.line_with("faultlens serves").split("//")[1].split("/")[0]
+
+    def line_with(self, text: str) -> str:
+        """Read on until a line has this text."""
+        assert self.process.stdout is not None
+        line = next((line for line in self.process.stdout if text in line), None)
+        assert line is not None, f"it ended without saying {text!r}"
+        return line
+
+    def tell(self, line: str) -> None:
+        assert self.process.stdin is not None
+        print(line, file=self.process.stdin, flush=True)
+
+    def scrape(self) -> Scrape:
+        return parse(endpoint.fetch(f"http://{self.target}/metrics"))
+
+
+@contextlib.contextmanager
+def running(*args: str) -> Iterator[Program]:
+    with subprocess.Popen(
+        [sys.executable, *args],
+        env=children.environment({"FAULTLENS_WORKER": None}),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
+        try:
+            yield Program(process)
+        finally:
+            process.kill()
+
+
+class Prometheus:
+    """A Prometheus that scrapes one target, with a storage of its own."""
+
+    def __init__(self, port: int) -> None:
+        self.url = f"http://127.0.0.1:{port}"
+
+    def ready(self) -> bool:
+        try:
+            endpoint.fetch(f"{self.url}/-/ready")
+        except OSError:
+            return False
+        return True
+
+    def query(self, expression: str) -> list[tuple[dict[str, str], float]]:
+        """The samples of an instant vector: labels and value."""
+        parameters = urllib.parse.urlencode({"query": expression})
+        answer: Any = json.loads(endpoint.fetch(f"{self.url}/api/v1/query?{parameters}"))
+        assert answer["status"] == "success", answer
+        return [(s["metric"], float(s["value"][1])) for s in answer["data"]["result"]]
+
+    def by(self, labels: Sequence[str], expression: str) -> dict[tuple[str, ...], float]:
+        """The values of `sum by (labels) (expression)`."""
+        samples = self.query(f"sum by ({', '.join(labels)}) ({expression})")
+        return {tuple(metric.get(label, "") for label in labels): v for metric, v in samples}
+
+    def wait_for(self, expression: str) -> None:
+        """Wait until the expression gives something."""
+        until(lambda: bool(self.query(expression)), expression)
+
+    def wait_for_scrape(self) -> None:
+        """Wait for a scrape that begins after this call."""
+        self.wait_for(f"timestamp(up) > {time.time()}")
+
+
+def until(condition: Callable[[], bool], what: str) -> None:
+    """Wait for something that will be, but not for ever."""
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, f"waited in vain for {what}"
+        time.sleep(0.1)
+
+
+@contextlib.contextmanager
+def prometheus(directory: Path, target: str) -> Iterator[Prometheus]:
+    """Prometheus, scraping `target`; afterwards it is gone."""
+    config = directory / "prometheus.yml"
+    config.write_text(CONFIG.format(target=target))
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    log = directory / "prometheus.log"
+    with (
+        log.open("w") as output,
+        subprocess.Popen(
+            [
+                "prometheus",
+                f"--config.file={config}",
+                f"--storage.tsdb.path={directory / 'data'}",
+                f"--web.listen-address=127.0.0.1:{port}",
+            ],
+            cwd=directory,
+            stdout=output,
+            stderr=output,
+        ) as process,
+    ):
+        try:
+            server = Prometheus(port)
+            until(lambda: process.poll() is not None or server.ready(), "Prometheus")
+            assert process.poll() is None, log.read_text()
+            yield server
+        finally:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+@pytest.fixture(scope="module")
+def examples(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Prometheus, Scrape]]:
+    """Prometheus after one round of both examples, and what their /metrics says itself."""
+    pytest.importorskip("flyte")
+    pytest.importorskip("durable_workflow")
+    args = ("-m", "faultlens.demo.workload", "--until-stdin-closes", "--rounds", "1")
+    directory = tmp_path_factory.mktemp("prometheus")
+    with running(*args, "--pause", "0") as program, prometheus(directory, program.target) as server:
+        program.line_with(workload.DONE)
+        server.wait_for_scrape()
+        yield server, program.scrape()
+
+
+def test_failures_by_kind(examples: tuple[Prometheus, Scrape]) -> None:
+    server, scrape = examples
+    expected: Counter[tuple[str, ...]] = Counter()
+    for row in scrape.rows:
+        expected[(row.kind,)] += row.count
+
+    assert set(expected) == {("user",), ("system",), ("unknown",)}
+    assert server.by(["kind"], "faultlens_failures_total") == expected
+
+
+def test_every_series(examples: tuple[Prometheus, Scrape]) -> None:
+    server, scrape = examples
+    expected = {(row.kind, row.type, row.worker): row.count for row in scrape.rows}
+
+    labels = ["kind", "class", "worker"]
+    assert server.by(labels, "faultlens_failures_total > 0") == expected
+
+
+def test_what_was_suppressed(examples: tuple[Prometheus, Scrape]) -> None:
+    server, scrape = examples
+    expected = {(reason,): count for reason, count in scrape.suppressed}
+
+    assert server.by(["reason"], "faultlens_suppressed_total") == expected
+
+
+def test_every_raise_of_the_flyte_example_is_in_one_of_the_two(
+    examples: tuple[Prometheus, Scrape],
+) -> None:
+    server, _ = examples
+    both = '{__name__=~"faultlens_(failures|suppressed)_total", class=~"flyte.*"} > 0'
+
+    raises = server.by(["class"], both)
+
+    assert raises == {(name,): count for name, count in FLYTE_RAISES.items()}
+
+
+def test_nothing_was_dropped(examples: tuple[Prometheus, Scrape]) -> None:
+    server, _ = examples
+
+    assert set(server.by(["reason"], "faultlens_dropped_total").values()) == {0}
+
+
+def test_the_targets_labels_and_ours_do_not_collide(examples: tuple[Prometheus, Scrape]) -> None:
+    server, scrape = examples
+
+    assert server.query("up")[0][1] == 1
+    jobs = server.by(["job", "cluster"], "faultlens_failures_total")
+    assert jobs == {("workflows", "test"): scrape.total}
+    assert not server.query('{__name__=~"faultlens_.*", exported_job!=""}')
+    assert not server.query('{__name__=~"faultlens_.*", exported_instance!=""}')
+
+
+def test_says_what_runs_there(examples: tuple[Prometheus, Scrape]) -> None:
+    server, scrape = examples
+
+    ((labels, value),) = server.query("faultlens_info")
+
+    assert value == 1
+    assert dict(scrape.info).items() <= labels.items()
+
+
+def test_the_last_failure_was_a_moment_ago(examples: tuple[Prometheus, Scrape]) -> None:
+    server, scrape = examples
+
+    moments = server.by(["kind", "class", "worker"], "faultlens_last_failure_timestamp_seconds")
+
+    assert moments == {
+        (row.kind, row.type, row.worker): pytest.approx(row.last) for row in scrape.rows
+    }
+
+
+def test_the_first_failure_is_an_increase(tmp_path: Path) -> None:
+    """A counter that is born at 1 would never have increased."""
+    pytest.importorskip("flyte")
+    program = """
+        import logging, sys
+        logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+        import flyte.errors
+        print("imported", flush=True)
+        for line in sys.stdin:
+            try:
+                raise flyte.errors.RuntimeSystemError(line.strip(), "a message")
+            except flyte.errors.RuntimeSystemError:
+                print("raised", flush=True)
+    """
+    series = 'faultlens_failures_total{class="flyte.errors.RuntimeSystemError"}'
+    with running("-c", textwrap.dedent(program)) as flyte:
+        flyte.line_with("imported")
+        with prometheus(tmp_path, flyte.target) as server:
+            server.wait_for(f"{series} == 0")
+            for _ in range(3):
+                flyte.tell("Unavailable")
+                flyte.line_with("raised")
+            server.wait_for_scrape()
+
+            assert [value for _, value in server.query(series)] == [3]
+            assert [value for _, value in server.query(f"min_over_time({series}[1h])")] == [0]
+            increase = server.by(["kind"], "increase(faultlens_failures_total[1h]) > 0")
+            assert set(increase) == {("system",)}
+            assert increase["system",] >= 3  # Prometheus extrapolates to the ends of the hour
+            codes = server.by(["class", "code"], "faultlens_failure_codes_total")
+            assert codes == {("flyte.errors.RuntimeSystemError", "Unavailable"): 3}

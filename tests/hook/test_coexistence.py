@@ -1,0 +1,364 @@
+"""Beside debuggers, coverage tools, profilers and other users of the interpreter's hooks."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from tests import children
+
+NEW = sys.version_info >= (3, 12)
+only_new = pytest.mark.skipif(not NEW, reason="sys.monitoring")
+
+# The hook alone, on an exception class of its own; `count` looks for far raises too.
+_HOOK = """
+    import contextlib, gc, json, sys, threading
+    from faultlens.hook import Hook
+
+    class E(RuntimeError): pass
+    raised, dropped = [], []
+    hook = Hook(lambda exc, frame: raised.append(exc is None), lambda *why: dropped.append(why))
+    hook.watch([E])
+
+    def fail():
+        exc = E()
+        try:
+            raise exc
+        except E as caught:
+            assert caught is exc
+
+    def fail_through_frames():
+        def inner():
+            fail()
+            raise E
+        with contextlib.suppress(E):
+            inner()
+
+    def count():
+        gc.collect()
+        hook.poll()
+        assert not dropped
+        return len(raised)
+
+    def report(value):
+        print(json.dumps(value))
+"""
+
+
+def _program(body: str) -> str:
+    return textwrap.dedent(_HOOK) + textwrap.dedent(body)
+
+
+def _report(body: str, *args: str) -> object:
+    return children.report(_program(body), *args, env={"FAULTLENS": "0"})
+
+
+# sys.monitoring's tool ids.
+
+
+@only_new
+@pytest.mark.parametrize(
+    ("taken", "detector", "ours"),
+    [
+        ("", "sys.monitoring", 5),
+        ("5", "sys.monitoring", 4),
+        ("54", "sys.monitoring", 3),
+        ("543", "sys.settrace", None),
+        ("543210", "sys.settrace", None),
+    ],
+)
+def test_tool_ids_that_are_taken_stay_their_owners_and_the_count_stays_exact(
+    taken: str, detector: str, ours: int | None
+) -> None:
+    source = """
+        import sys
+        for tool in sys.argv[1]:
+            sys.monitoring.use_tool_id(int(tool), "theirs")
+    """
+    source = textwrap.dedent(source) + _program("""
+        tools = [sys.monitoring.get_tool(tool) for tool in range(6)]
+        for _ in range(10):
+            fail()
+        fail_through_frames()
+        report([hook.detector, tools.index("faultlens") if "faultlens" in tools else None, count()])
+    """)
+    result = children.report(source, taken, env={"FAULTLENS": "0"})
+    assert result == [detector, ours, 12]
+
+
+@only_new
+def test_the_tool_id_is_free_after_disable_and_taken_again_after_enable() -> None:
+    source = """
+        import sys
+        import faultlens, inside
+        import flyte.errors
+        tools = lambda: [sys.monitoring.get_tool(tool) for tool in range(6)].count("faultlens")
+        seen = [tools()]
+        for switch in (faultlens.disable, faultlens.disable, faultlens.enable, faultlens.disable):
+            switch()
+            seen.append(tools())
+        inside.report(seen)
+    """
+    assert children.report(source) == [1, 0, 0, 1, 0]
+
+
+@only_new
+def test_no_event_is_on_while_nothing_is_pending() -> None:
+    """Which is what makes every other exception of the process cost nothing."""
+    events = """
+        def events():
+            tools = [sys.monitoring.get_tool(tool) for tool in range(6)]
+            return sys.monitoring.get_events(tools.index("faultlens"))
+
+        seen = [events()]
+        kept = E()
+        seen.append(events())
+        fail()
+        seen.append(events())
+        del kept
+        seen.append(events())
+        fail_through_frames()
+        seen.append(events())
+        report([bool(event) for event in seen])
+    """
+    assert _report(events) == [False, True, True, False, False]
+
+
+@only_new
+def test_switching_between_threads_neither_misses_a_raise_nor_leaves_the_event_on() -> None:
+    source = """
+        sys.setswitchinterval(1e-6)
+        def work():
+            for number in range(2000):
+                fail()
+                if number % 3 == 0:
+                    E()
+        threads = [threading.Thread(target=work) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        tools = [sys.monitoring.get_tool(tool) for tool in range(6)]
+        report([count(), sys.monitoring.get_events(tools.index("faultlens")), len(hook._pending)])
+    """
+    assert _report(source) == [8000, 0, 0]
+
+
+# sys.settrace.
+
+_FOREIGN = """
+    events = []
+    def tracer(frame, event, arg):
+        code = frame.f_code
+        if code.co_name in ("fail", "inner"):
+            events.append((code.co_name, event, frame.f_lineno - code.co_firstlineno))
+        return tracer
+"""
+
+
+def test_a_foreign_trace_function_sees_the_same_events_and_the_count_is_exact() -> None:
+    source = textwrap.dedent(_FOREIGN) + textwrap.dedent("""
+        if sys.argv[1] == "without":
+            hook.stop()
+        sys.settrace(tracer)
+        fail_through_frames()
+        still = sys.gettrace() is tracer
+        sys.settrace(None)
+        report([still, events, count()])
+    """)
+    with_us, without = _report(source, "with"), _report(source, "without")
+    assert isinstance(with_us, list)
+    assert isinstance(without, list)
+    assert with_us[:2] == without[:2]
+    assert (with_us[2], without[2]) == (2, 0)
+
+
+def test_a_trace_function_that_is_set_while_an_exception_is_pending_gets_the_thread() -> None:
+    source = textwrap.dedent(_FOREIGN) + textwrap.dedent("""
+        def start():
+            sys.settrace(tracer)
+            sys._getframe(1).f_trace = tracer  # as bdb does for the frame it stops in
+
+        def fail():
+            exc = E()
+            start()
+            line = 1
+            line = 2
+            try:
+                raise exc
+            except E:
+                pass
+            del exc
+
+        if sys.argv[1] == "without":
+            hook.stop()
+        fail()
+        still = sys.gettrace() is tracer
+        sys.settrace(None)
+        report([still, events, count()])
+    """)
+    with_us, without = _report(source, "with"), _report(source, "without")
+    assert isinstance(with_us, list)
+    assert isinstance(without, list)
+    assert with_us[:2] == without[:2]
+    assert (with_us[2], without[2]) == (1, 0)
+
+
+def test_a_trace_function_may_come_and_go_between_raises() -> None:
+    source = textwrap.dedent(_FOREIGN) + textwrap.dedent("""
+        for _ in range(3):
+            fail()
+            sys.settrace(tracer)
+            fail()
+            sys.settrace(None)
+        report([sys.gettrace() is None, count()])
+    """)
+    assert _report(source) == [True, 6]
+
+
+def test_threading_settrace_and_setprofile_keep_working() -> None:
+    source = """
+        traced, profiled = [], []
+        def tracer(frame, event, arg):
+            traced.append(frame.f_code.co_name)
+        def profiler(frame, event, arg):
+            profiled.append((frame.f_code.co_name, event))
+        threading.settrace(tracer)
+        threading.setprofile(profiler)
+        sys.setprofile(profiler)
+        thread = threading.Thread(target=fail)
+        thread.start()
+        thread.join()
+        fail()
+        kept = sys.getprofile() is profiler
+        sys.setprofile(None)
+        report([kept, "fail" in traced, profiled.count(("fail", "call")),
+                profiled.count(("fail", "return")), count()])
+    """
+    assert _report(source) == [True, True, 2, 2, 2]
+
+
+def test_cprofile_profiles_and_the_count_is_exact() -> None:
+    source = """
+        import cProfile, pstats
+        profile = cProfile.Profile()
+        profile.runcall(fail_through_frames)
+        calls = {name: calls for (_, _, name), (calls, *_) in pstats.Stats(profile).stats.items()}
+        report([calls["fail"], calls["inner"], count()])
+    """
+    assert _report(source) == [1, 1, 2]
+
+
+def test_a_debugger_steps_as_ever_and_the_count_is_exact(tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(
+        _program("""
+        def work():
+            exc = E()
+            breakpoint()
+            first = 1
+            second = 2
+            try:
+                raise exc
+            except E:
+                third = 3
+            del exc
+            return third
+
+        if len(sys.argv) > 1:
+            hook.stop()
+        work()
+        sys.settrace(None)
+        print("\\nraised", count())
+        """)
+    )
+    commands = "next\nnext\nnext\nnext\nnext\nnext\np first, second\nbt\ncontinue\n"
+
+    def session(*args: str) -> list[str]:
+        done = subprocess.run(
+            [sys.executable, str(program), *args],
+            env=children.environment({"FAULTLENS": "0"}),
+            input=commands,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        )
+        assert done.stderr == ""
+        return done.stdout.splitlines()
+
+    with_us, without = session(), session("without")
+    assert with_us[:-1] == without[:-1]
+    assert (with_us[-1], without[-1]) == ("raised 1", "raised 0")
+
+
+# coverage.py.
+
+_COVERED = """
+import sys
+
+def fail(cls, flag):
+    exc = cls("c", "m")
+    if flag:
+        text = "on"
+    else:
+        text = "off"
+    raise exc
+
+def main():
+    from flyte.errors import RuntimeUserError
+    seen = 0
+    for flag in (True, False, True):
+        try:
+            fail(RuntimeUserError, flag)
+        except RuntimeUserError:
+            seen += 1
+    del RuntimeUserError
+    return seen
+
+print(main())
+from prometheus_client import REGISTRY
+print(int(sum(
+    sample.value
+    for metric in REGISTRY.collect()
+    for sample in metric.samples
+    if sample.name == "faultlens_failures_total"
+)))
+"""
+
+
+@pytest.mark.parametrize("core", ["ctrace", "sysmon" if NEW else "pytrace"])
+def test_coverage_measures_the_same_and_the_count_is_exact(core: str, tmp_path: Path) -> None:
+    pytest.importorskip("coverage")
+    (tmp_path / "program.py").write_text(_COVERED)
+
+    def measured(faultlens: str) -> tuple[list[str], object]:
+        env = {"FAULTLENS": faultlens, "COVERAGE_CORE": core}
+        command = [sys.executable, "-m", "coverage"]
+        done = subprocess.run(
+            [*command, "run", "--branch", "--include=program.py", "program.py"],
+            env=children.environment(dict(env)),
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=True,
+        )
+        subprocess.run(
+            [*command, "json", "-q", "-o", "coverage.json"],
+            env=children.environment(dict(env)),
+            cwd=tmp_path,
+            timeout=120,
+            check=True,
+        )
+        report = json.loads((tmp_path / "coverage.json").read_text())
+        return done.stdout.splitlines(), report["files"]["program.py"]
+
+    (lines_with_us, with_us), (lines_without, without) = measured("1"), measured("0")
+    assert with_us == without
+    assert (lines_with_us, lines_without) == (["3", "3"], ["3", "0"])

@@ -1,0 +1,628 @@
+"""Whatever an exception is made of and whenever it is raised: the host notices nothing of us."""
+
+from __future__ import annotations
+
+import sys
+from functools import cache
+from typing import Any
+
+import pytest
+
+from tests import children
+from tests.hook.strangers import STRANGERS
+
+_STRANGERS = """
+    import gc, json
+    import inside
+    from flyte.errors import RuntimeUserError
+    from hook.strangers import STRANGERS
+    from opentelemetry import trace
+    from opentelemetry.sdk.trace import TracerProvider
+    from prometheus_client import generate_latest
+    from prometheus_client.parser import text_string_to_metric_families
+
+    trace.set_tracer_provider(TracerProvider())
+    tracer = trace.get_tracer("host")
+    inside.expect_dropped()
+    gc.freeze()
+    traceback_of = BaseException.__traceback__.__get__
+
+    def frames(exc):
+        entry, found = traceback_of(exc), []
+        while entry is not None:
+            found.append((entry.tb_frame.f_code.co_name, entry.tb_lineno))
+            entry = entry.tb_next
+        return found
+
+    results = {}
+    for name, make in STRANGERS.items():
+        before, dropped = inside.total(), inside.dropped()
+        seen = None
+        with tracer.start_as_current_span("host") as span:
+            exc = make(RuntimeUserError)
+            try:
+                raise exc
+            except BaseException as caught:
+                seen = caught
+        results[name] = {
+            "same": seen is exc,
+            "frames": frames(seen),
+            "counted": inside.total() - before,
+            "events": len(span.events),
+            "dropped": {k: v - dropped.get(k, 0) for k, v in inside.dropped().items()
+                        if v != dropped.get(k)},
+        }
+    list(text_string_to_metric_families(generate_latest().decode()))
+    inside.report(results)
+"""
+
+
+@cache
+def _strangers(faultlens: str) -> Any:
+    return children.report(_STRANGERS, env={"FAULTLENS": faultlens})
+
+
+@pytest.mark.parametrize("stranger", STRANGERS)
+def test_a_stranger_reaches_the_host_as_it_is(stranger: str) -> None:
+    with_us, without = _strangers("1")[stranger], _strangers("0")[stranger]
+    assert (with_us["same"], with_us["frames"]) == (True, without["frames"])
+
+
+@pytest.mark.parametrize("stranger", STRANGERS)
+def test_a_stranger_counts_once_and_has_its_event(stranger: str) -> None:
+    result = _strangers("1")[stranger]
+    assert (result["counted"], result["events"]) == (1, 1)
+
+
+@pytest.mark.parametrize("stranger", sorted(STRANGERS.keys() - {"str raises sdk exceptions"}))
+def test_a_stranger_is_recorded_in_full(stranger: str) -> None:
+    assert _strangers("1")[stranger]["dropped"] == {}
+
+
+def test_sdk_exceptions_raised_by_our_own_look_are_dropped_and_told() -> None:
+    assert _strangers("1")["str raises sdk exceptions"]["dropped"] == {"reentrant": 1}
+
+
+# Groups, chains and depth.
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="ExceptionGroup")
+def test_huge_groups_and_long_chains_cost_no_more_than_any_other() -> None:
+    source = """
+        import inside
+        from flyte.errors import RuntimeUserError as E
+
+        class Group(ExceptionGroup, E):
+            def __init__(self, message, members):
+                E.__init__(self, "c", message)
+
+        deep = ValueError()
+        for _ in range(900):
+            deep = ExceptionGroup("deep", [deep])
+        wide = ExceptionGroup("wide", [ValueError() for _ in range(10_000)])
+        for member in (deep, wide):
+            try:
+                raise Group("g", [member])
+            except Group as caught:
+                assert caught.exceptions == (member,)
+        chained = E("c", "m")
+        for _ in range(10_000):
+            following = E("c", "m")
+            following.__cause__, chained = chained, following
+        try:
+            raise chained
+        except E as caught:
+            assert caught is chained
+        total = inside.total()
+        while chained is not None:  # freeing the whole chain at once would overflow the stack
+            chained.__cause__, chained = None, chained.__cause__
+        inside.report(total)
+    """
+    assert children.report(source) == 3
+
+
+def test_a_deep_stack_is_recorded_in_bounded_space() -> None:
+    depth = 20_000 if sys.version_info >= (3, 11) else 2_000
+    source = """
+        import sys
+        import inside
+        from flyte.errors import RuntimeUserError as E
+        from opentelemetry import trace
+        from opentelemetry.sdk.trace import TracerProvider
+
+        trace.set_tracer_provider(TracerProvider())
+        depth = int(sys.argv[1])
+        sys.setrecursionlimit(depth + 1000)
+
+        def dive(left):
+            if left:
+                dive(left - 1)
+            else:
+                raise E("c", "m")
+
+        with trace.get_tracer("host").start_as_current_span("host") as span:
+            try:
+                dive(depth)
+            except E as caught:
+                entries, entry = 0, caught.__traceback__
+                while entry is not None:
+                    entries, entry = entries + 1, entry.tb_next
+                caught.__traceback__ = None
+        stack = span.events[0].attributes["exception.stacktrace"]
+        inside.report([inside.total(), entries - depth, stack.count("in dive") <= 64])
+    """
+    assert children.report(source, str(depth)) == [1, 2, True]
+
+
+def test_at_the_recursion_limit_no_raise_is_lost_without_a_word() -> None:
+    """Caught where it is raised, so that there is no further frame to record it in."""
+    source = """
+        import sys
+        import inside
+        from flyte.errors import RuntimeUserError as E
+
+        inside.expect_dropped()
+        sys.setrecursionlimit(400)
+        caught = foreign = 0
+
+        def dive():
+            global caught, foreign
+            try:
+                dive()
+            except RecursionError:
+                pass
+            try:
+                raise E("c", "m")
+            except E:
+                caught += 1
+            except RecursionError:
+                pass
+            except BaseException:
+                foreign += 1
+
+        dive()
+        sys.setrecursionlimit(1000)
+        told = inside.total() + inside.dropped().get("internal_error", 0)
+        # In the very last frames there is not even room to tell.
+        inside.report([foreign, caught > 300, 0 <= caught - told <= 2])
+    """
+    assert children.report(source) == [0, True, True]
+
+
+def test_past_the_recursion_limit_an_exception_is_recorded_where_there_is_room_again() -> None:
+    source = """
+        import sys
+        import inside
+        from flyte.errors import RuntimeUserError as E
+
+        def dive():
+            try:
+                dive()
+            except RecursionError as error:
+                raise E("c", "too deep") from error
+
+        sys.setrecursionlimit(400)
+        try:
+            dive()
+        except E as caught:
+            first = caught
+        sys.setrecursionlimit(1000)
+        raised, chain = set(), first
+        while isinstance(chain, E):
+            raised.add(id(chain))
+            chain = chain.__context__
+        inside.report(inside.total() - len(raised))
+    """
+    assert children.report(source) == 0
+
+
+# In the middle of our own work.
+
+
+def test_signals_and_finalizers_in_the_middle_of_everything_neither_hang_nor_cost_a_count() -> None:
+    """Of theirs, those that are raised and swallowed inside our callback cannot all be seen."""
+    source = """
+        import gc, signal
+        import inside
+        from flyte.errors import RuntimeUserError
+        from opentelemetry import trace
+        from opentelemetry.sdk.trace import TracerProvider
+        from prometheus_client import generate_latest
+
+        inside.expect_dropped()
+        trace.set_tracer_provider(TracerProvider())
+        class Host(RuntimeUserError): pass
+        class Nested(RuntimeUserError): pass
+        raised = {Host: 0, Nested: 0}
+
+        def fail(cls):
+            exc = cls("c", "m")
+            raised[cls] += 1
+            try:
+                raise exc
+            except cls as caught:
+                assert caught is exc
+
+        class Resource:
+            def __del__(self):
+                fail(Nested)
+
+        signal.signal(signal.SIGALRM, lambda number, frame: fail(Nested))
+        gc.freeze()
+        gc.set_threshold(7)
+        with trace.get_tracer("host").start_as_current_span("host"):
+            signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
+            for number in range(1000):
+                fail(Host)
+                garbage = Resource()
+                garbage.itself = garbage
+                del garbage
+                if number % 10 == 0:
+                    generate_latest()
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        gc.collect()
+        counted = {name.split("|")[0]: count for name, count in inside.failures().items()}
+        told = counted["__main__.Nested"] + inside.dropped().get("reentrant", 0)
+        inside.report([raised[Host], counted["__main__.Host"], 0 < told <= raised[Nested]])
+    """
+    assert children.report(source) == [1000, 1000, True]
+
+
+def test_raises_while_this_thread_is_inside_a_lock_of_opentelemetry_s_do_not_hang() -> None:
+    """As from a finalizer or a signal handler, which interrupt anything anywhere."""
+    source = """
+        import inside
+        from flyte.errors import RuntimeUserError as E
+        from opentelemetry import trace
+        from opentelemetry.sdk.trace import TracerProvider
+
+        class Interrupted(dict):
+            def items(self):
+                try:
+                    raise E("c", "m")
+                except E:
+                    pass
+                return super().items()
+
+        inside.expect_dropped()
+        trace.set_tracer_provider(TracerProvider())
+        with trace.get_tracer("host").start_as_current_span("host") as span:
+            span.set_attributes(Interrupted(key="value"))
+        inside.report([inside.total(), span.attributes["key"]])
+    """
+    assert children.report(source, timeout=15) == [1, "value"]
+
+
+_SIGNALLED = """
+    import json, signal, sys
+    from faultlens.hook import Hook
+
+    class E(RuntimeError): pass
+    class TimeIsUp(Exception): pass
+    class Alarm:
+        def __call__(self, number, frame):
+            raise TimeIsUp
+    def terminate(number, frame):
+        sys.exit(3)
+
+    signal.signal(signal.SIGTERM, terminate)
+    signal.signal(signal.SIGALRM, Alarm())
+    signals, handled, dropped = [], [], []
+
+    def handler(exc, frame):
+        if signals:
+            signal.raise_signal(signals.pop())
+        handled.append(1)
+
+    hook = Hook(handler, lambda *args: dropped.append(args))
+    hook.watch([E])
+    seen = []
+    for number in (signal.SIGTERM, signal.SIGALRM, signal.SIGINT):
+        signals.append(number)
+        exc = E()
+        for _ in range(2):
+            try:
+                raise exc
+            except BaseException as caught:
+                seen.append(type(caught).__name__)
+        del exc  # on settrace, one that is raised again is recorded when it is freed
+    print(json.dumps([seen, len(handled), dropped]))
+"""
+
+
+def test_what_a_signal_handler_raises_in_the_middle_of_our_work_reaches_the_host() -> None:
+    """And the exception that was being recorded is recorded when it is raised next."""
+    assert children.report(_SIGNALLED, env={"FAULTLENS": "0"}) == [
+        ["SystemExit", "E", "TimeIsUp", "E", "KeyboardInterrupt", "E"],
+        3,
+        [],
+    ]
+
+
+def test_a_signal_that_arrives_while_an_attribute_is_read_still_ends_the_program() -> None:
+    source = """
+        import signal, sys
+        import inside
+        from flyte.errors import RuntimeUserError
+
+        class E(RuntimeUserError):
+            def __init__(self):
+                Exception.__init__(self)
+            @property
+            def code(self):
+                signal.raise_signal(signal.SIGTERM)
+
+        inside.expect_dropped()  # the exception that the signal's took the place of
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(3))
+        try:
+            raise E()
+        except E:
+            pass
+    """
+    assert children.run(source, check=False).returncode == 3
+
+
+@pytest.mark.parametrize("number", ["SIGTERM", "SIGINT"])
+def test_a_signal_that_arrives_while_a_span_is_written_still_ends_the_program(number: str) -> None:
+    source = """
+        import signal, sys
+        import inside
+        from flyte.errors import RuntimeUserError as E
+        from opentelemetry import trace
+        from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
+
+        class Slow(SpanProcessor):
+            def on_end(self, span):
+                signal.raise_signal(getattr(signal, sys.argv[1]))
+
+        def leave(number, frame):
+            sys.exit(3)
+
+        inside.expect_dropped()
+        provider = TracerProvider()
+        provider.add_span_processor(Slow())
+        trace.set_tracer_provider(provider)
+        signal.signal(signal.SIGTERM, leave)
+        try:
+            raise E("c", "m")
+        except E:
+            pass
+        except KeyboardInterrupt:
+            sys.exit(3)
+    """
+    assert children.run(source, number, check=False).returncode == 3
+
+
+def test_a_handler_that_fails_costs_the_record_and_nothing_else() -> None:
+    source = """
+        import json
+        from faultlens.hook import Hook
+
+        class E(RuntimeError): pass
+        dropped, seen = [], []
+
+        def handler(exc, frame):
+            raise errors[-1]
+
+        def drop(reason, error):
+            dropped.append([reason, type(error).__name__])
+            raise error
+
+        hook = Hook(handler, drop)
+        hook.watch([E])
+        errors = [ValueError(), SystemExit(), GeneratorExit(), BaseException()]
+        while errors:
+            exc = E()
+            try:
+                raise exc
+            except BaseException as caught:
+                seen.append(caught is exc)
+            errors.pop()
+        print(json.dumps([seen, [name for _, name in dropped]]))
+    """
+    names = ["BaseException", "GeneratorExit", "SystemExit", "ValueError"]
+    assert children.report(source, env={"FAULTLENS": "0"}) == [[True] * 4, names]
+
+
+# Label explosion.
+
+
+def test_dynamic_classes_and_random_workers_end_in_other() -> None:
+    source = """
+        import uuid
+        import inside
+        from flyte.errors import RuntimeUserError
+        from faultlens.sinks import counters
+
+        inside.expect_dropped()
+        for number in range(500):
+            cls = type(f"Dynamic{number}", (RuntimeUserError,), {})
+            exc = cls("c", "m")
+            exc.code = exc.worker = uuid.uuid4().hex
+            try:
+                raise exc
+            except cls:
+                pass
+        labels = [sample.split("|") for sample in inside.failures()]
+        dropped = inside.dropped()
+        inside.report([
+            inside.total(),
+            len({cls for cls, _, _ in labels}) <= counters.CLASS_LIMIT + 1,
+            len({worker for _, _, worker in labels}) <= counters.WORKER_LIMIT + 1,
+            len(inside.samples("faultlens_failure_codes_total")) <= counters.CODE_LIMIT + 1,
+            dropped["class_limit"] > 100,
+            dropped["worker_limit"] > 300,
+        ])
+    """
+    assert children.report(source, env={"FAULTLENS_WORKER": None}) == [500, *[True] * 5]
+
+
+# Memory.
+
+
+@pytest.mark.parametrize("span", ["in a span", "without a span"])
+def test_what_a_failing_frame_held_is_free_when_the_host_is_done(span: str) -> None:
+    source = """
+        import contextlib, gc, sys, weakref
+        import inside
+        from flyte.errors import RuntimeUserError
+        from opentelemetry import trace
+        from opentelemetry.sdk.trace import TracerProvider
+
+        trace.set_tracer_provider(TracerProvider())
+        gc.disable()  # by reference counts alone
+
+        class Big(bytearray): pass
+        class E(RuntimeUserError): pass
+
+        def work():
+            local = Big(50_000_000)
+            watched.append(weakref.ref(local))
+            exc = E("c", "m")
+            watched.append(weakref.ref(exc))
+            try:
+                raise exc
+            finally:
+                del exc  # a local that holds the exception is a cycle of the host's own
+
+        watched = []
+        with contextlib.ExitStack() as stack:
+            if sys.argv[1] == "in a span":
+                stack.enter_context(trace.get_tracer("host").start_as_current_span("host"))
+            try:
+                work()
+            except E:
+                pass
+            if sys.version_info < (3, 11):
+                gc.collect()  # 3.10 keeps a copy of the locals of each frame that was traced
+            inside.report([reference() is None for reference in watched])
+    """
+    done = children.run(source, span)
+    assert done.stdout == "[true, true]\n"
+
+
+def test_many_raises_leave_nothing_in_our_tables() -> None:
+    source = """
+        import gc
+        import inside
+        from faultlens import pipeline
+        from flyte.errors import RuntimeUserError as E
+        from opentelemetry import trace
+        from opentelemetry.sdk.trace import TracerProvider
+
+        trace.set_tracer_provider(TracerProvider())
+        running = pipeline.running()
+        kept = [E("c", "kept")]
+        with trace.get_tracer("host").start_as_current_span("host"):
+            for number in range(3000):
+                exc = E("c", "m")  # one raised, one dropped, one in a cycle
+                E("c", "m")
+                try:
+                    raise exc
+                except E:
+                    pass
+                exc.itself = exc
+        del exc
+        gc.collect()
+        inside.report([
+            inside.total(),
+            len(running.hook._pending),
+            len(running.spans._recorded._by_id),
+        ])
+    """
+    assert children.report(source) == [3000, 1, 0]
+
+
+def test_enabling_and_disabling_leaves_no_object_behind() -> None:
+    source = """
+        import gc
+        import faultlens, inside
+        from flyte.errors import RuntimeUserError as E
+
+        def alive():
+            gc.collect()
+            names = (f"{type(o).__module__}.{type(o).__qualname__}" for o in gc.get_objects())
+            return sorted(name for name in names if name.startswith("faultlens."))
+
+        def cycle():
+            faultlens.enable()
+            try:
+                raise E("c", "m")
+            except E:
+                pass
+            faultlens.disable()
+
+        cycle()
+        before = alive()
+        for _ in range(2):
+            cycle()
+        inside.report([before, alive()])
+    """
+    before, after = children.report(source)
+    assert after == before
+
+
+# When nearly everything is gone.
+
+
+def test_raises_at_exit_are_counted_and_raises_after_it_do_no_harm() -> None:
+    source = """
+        import atexit, sys, threading
+        import inside
+        from flyte.errors import RuntimeUserError as E
+
+        def fail():
+            try:
+                raise E("c", "m")
+            except E as caught:
+                return caught
+
+        class AtTheVeryEnd:
+            def __init__(self):
+                self.fail, self.write = fail, sys.stdout.write
+            def __del__(self, E=E):
+                exc = E("c", "m")
+                try:
+                    raise exc
+                except E as caught:
+                    self.write(f"{caught is exc}\\n")
+
+        sys.at_the_very_end = AtTheVeryEnd()
+        atexit.register(lambda: print(int(inside.total())))
+        atexit.register(fail)
+        threading._register_atexit(fail)
+    """
+    done = children.run(source)
+    assert done.stderr == ""
+    assert done.stdout.splitlines() == ["2", "True"]
+
+
+def test_with_its_module_globals_gone_the_hook_does_no_harm() -> None:
+    source = """
+        import json, sys
+        from faultlens.hook import Hook
+
+        class E(RuntimeError): pass
+
+        def handler(exc, frame):
+            raise TypeError("as all else: gone")
+
+        hook = Hook(handler, lambda reason, error: None)
+        hook.watch([E])
+        for name in [name for name in sys.modules if name.startswith("faultlens")]:
+            for key in list(vars(sys.modules[name])):
+                if not key.startswith("__"):
+                    vars(sys.modules[name])[key] = None
+        seen = []
+        for _ in range(3):
+            exc = E()
+            try:
+                raise exc
+            except BaseException as caught:
+                seen.append(caught is exc)
+            kept = E()
+            del kept
+        print(json.dumps(seen))
+    """
+    done = children.run(source, env={"FAULTLENS": "0"})
+    assert (done.stdout, done.stderr) == ("[true, true, true]\n", "")

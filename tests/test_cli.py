@@ -1,0 +1,203 @@
+"""The command line, run as users run it, and ``faultlens classes``."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+import faultlens
+from tests import children
+
+
+def command(
+    *args: str, env: Mapping[str, str | None] | None = None
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "faultlens", *args],
+        env=children.environment(env),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_says_its_version() -> None:
+    done = command("--version")
+
+    assert (done.returncode, done.stdout) == (0, f"faultlens {faultlens.__version__}\n")
+
+
+def test_without_a_command_it_explains_itself() -> None:
+    done = command()
+
+    assert done.returncode == 2
+    assert done.stdout == ""
+    for name in ("demo", "doctor", "classes"):
+        assert f"\n    {name} " in done.stderr
+
+
+@pytest.mark.parametrize("name", ["demo", "doctor", "classes"])
+def test_every_command_has_a_help(name: str) -> None:
+    done = command(name, "--help")
+
+    assert done.returncode == 0
+    assert done.stdout.startswith(f"usage: faultlens {name}")
+
+
+@pytest.mark.parametrize(
+    "args", [("demo", "--seconds", "0"), ("demo", "--seconds", "nan"), ("demo", "--port", "65536")]
+)
+def test_a_number_that_makes_no_sense_is_a_usage_error(args: tuple[str, ...]) -> None:
+    done = command(*args)
+
+    assert done.returncode == 2
+    assert "expected a number" in done.stderr
+
+
+def test_the_help_imports_nothing_heavy() -> None:
+    program = """
+        import contextlib, sys
+        from faultlens import cli
+        with contextlib.suppress(SystemExit):
+            cli.main(["--version"])
+        heavy = {"flyte", "durable_workflow", "rich", "prometheus_client", "opentelemetry"}
+        print(sorted(heavy & set(sys.modules)))
+    """
+
+    done = children.run(program, env={"FAULTLENS": None})
+
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_a_reader_that_has_seen_enough_is_no_error() -> None:
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [sys.executable, "-m", "faultlens", "classes"],
+        env=children.environment(),
+        stdout=write,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    os.close(write)
+
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+class TestClasses:
+    def test_lists_every_exception_class_of_both_sdks(self) -> None:
+        program = """
+            import json, flyte.errors, durable_workflow.errors
+            print(json.dumps([
+                f"{module.__name__}.{value.__name__}"
+                for module in (flyte.errors, durable_workflow.errors)
+                for value in vars(module).values()
+                if isinstance(value, type) and issubclass(value, BaseException)
+                and value.__module__ == module.__name__
+            ]))
+        """
+        declared = json.loads(children.run(program, env={"FAULTLENS": None}).stdout)
+
+        listed = json.loads(command("classes", "--json").stdout)
+
+        assert sorted(entry["class"] for entry in listed) == sorted(declared)
+
+    def test_an_entry_says_kinds_and_why(self) -> None:
+        entries = {
+            entry["class"]: entry for entry in json.loads(command("classes", "--json").stdout)
+        }
+
+        oom = entries["flyte.errors.OOMError"]
+        assert set(oom) == {"class", "kinds", "why", "sdk", "version"}
+        assert (oom["kinds"], oom["sdk"]) == (["user"], "flyte")
+        server_error = entries["durable_workflow.errors.ServerError"]
+        assert server_error["kinds"] == ["user", "system", "unknown"]
+        assert "status" in server_error["why"]
+
+    def test_the_text_is_aligned_and_says_the_same(self) -> None:
+        entries = json.loads(command("classes", "--json").stdout)
+
+        lines = command("classes").stdout.splitlines()
+
+        rows = [line.split(maxsplit=2) for line in lines if line.startswith("  ")]
+        assert rows == [[e["class"], "/".join(e["kinds"]), e["why"]] for e in entries]
+        versions = [line for line in lines if line and not line.startswith("  ")]
+        assert len(versions) == 2
+        assert versions[0].startswith(f"flyte {entries[0]['version']}: ")
+
+    def test_takes_the_users_rules_into_account(self, tmp_path: Path) -> None:
+        rules = tmp_path / "rules.toml"
+        rules.write_text('flyte.errors.OOMError = "system"\n')
+
+        done = command("classes", "--json", env={"FAULTLENS_RULES": str(rules)})
+
+        entries = {entry["class"]: entry for entry in json.loads(done.stdout)}
+        assert entries["flyte.errors.OOMError"]["kinds"] == ["system"]
+        assert entries["flyte.errors.OOMError"]["why"].startswith("FAULTLENS_RULES")
+
+    def test_a_bad_rules_file_is_told_and_changes_nothing(self, tmp_path: Path) -> None:
+        rules = tmp_path / "rules.toml"
+        rules.write_text('flyte.errors.OOMError = "platform"\n')
+
+        done = command("classes", env={"FAULTLENS_RULES": str(rules)})
+
+        assert done.returncode == 0
+        assert f"{rules}, line 1" in done.stderr
+        assert done.stdout == command("classes").stdout
+
+    def test_opens_no_port_even_if_faultlens_is_on(self) -> None:
+        with socket.create_server(("localhost", 0)) as taken:
+            port = str(taken.getsockname()[1])
+            done = command("classes", env={"OTEL_EXPORTER_PROMETHEUS_PORT": port})
+
+        assert (done.returncode, done.stderr) == (0, "")
+
+    def test_one_sdk_is_enough(self, tmp_path: Path) -> None:
+        absent(tmp_path, "flyte")
+
+        done = command("classes", env={"PYTHONPATH": str(tmp_path)})
+
+        assert done.returncode == 0
+        assert done.stderr == "faultlens classes: flyte: not installed (pip install flyte)\n"
+        assert done.stdout.startswith("durable-workflow ")
+
+    def test_an_sdk_that_cannot_be_imported_is_told(self, tmp_path: Path) -> None:
+        package(tmp_path, "flyte", "raise OSError('libfoo.so\\nis missing')")
+
+        done = command("classes", env={"PYTHONPATH": str(tmp_path)})
+
+        assert done.returncode == 0
+        expected = "faultlens classes: flyte: cannot be imported: OSError: libfoo.so is missing\n"
+        assert done.stderr == expected
+
+    def test_without_an_sdk_there_is_nothing_to_list(self, tmp_path: Path) -> None:
+        absent(tmp_path, "flyte")
+        absent(tmp_path, "durable_workflow")
+
+        done = command("classes", "--json", env={"PYTHONPATH": str(tmp_path)})
+
+        assert done.returncode == 1
+        assert json.loads(done.stdout) == []
+        assert len(done.stderr.splitlines()) == 2
+
+
+def package(directory: Path, name: str, source: str) -> None:
+    """A package that comes before the installed one."""
+    (directory / name).mkdir()
+    (directory / name / "__init__.py").write_text(source)
+
+
+def absent(directory: Path, name: str) -> None:
+    """Have a package fail to be imported as one that is not installed."""
+    package(directory, name, f"raise ModuleNotFoundError('No module named {name}', name={name!r})")

@@ -1,0 +1,354 @@
+"""``faultlens doctor``, run where something is wrong and where nothing is."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import sysconfig
+import venv
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from tests import children
+from tests.test_cli import absent, command, package
+
+
+class Report:
+    """What the doctor said."""
+
+    def __init__(self, done: subprocess.CompletedProcess[str]) -> None:
+        assert "Traceback" not in done.stderr, done.stderr
+        self.status = done.returncode
+        self.output = done.stdout
+        matches = (re.match(r"(ok|warn|FAIL) +(\S+) +(.+)", line) for line in self.lines()[1:])
+        self.checks = [match.groups() for match in matches if match]
+        assert len(self.checks) == len(self.lines()) - 1, self.output
+
+    def lines(self) -> list[str]:
+        return self.output.splitlines()
+
+    def of(self, subject: str) -> list[tuple[str, str]]:
+        """Mark and text of each check of a subject."""
+        return [(mark, text) for mark, about, text in self.checks if about == subject]
+
+    def failed(self) -> list[str]:
+        return [subject for mark, subject, _ in self.checks if mark == "FAIL"]
+
+
+def doctor(*args: str, env: Mapping[str, str | None] | None = None) -> Report:
+    return Report(command("doctor", *args, env=env))
+
+
+def test_where_all_is_well_it_says_so() -> None:
+    report = doctor("--record")
+
+    assert report.status == 0
+    assert report.failed() == []
+    assert report.of("switch") == [("ok", "FAULTLENS=1: on")]
+    (start_up,) = report.of("start-up")
+    assert "ran when this process started" in start_up[1]
+    assert "\x1b" not in report.output
+
+
+def test_a_test_failure_of_each_sdk_is_counted_once() -> None:
+    assert doctor("--record").of("record") == [
+        ("ok", "flyte.errors.RuntimeSystemError: counted once, kind system, worker w"),
+        ("ok", "durable_workflow.errors.NonRetryableError: counted once, kind user, worker w"),
+    ]
+
+
+def test_records_even_where_it_is_off() -> None:
+    report = doctor("--record", env={"FAULTLENS": None})
+
+    assert [mark for mark, _ in report.of("record")] == ["ok", "ok"]
+    assert report.status == 1
+
+
+@pytest.mark.parametrize("value", [None, "", "0", "off"])
+def test_off_is_a_failure_that_says_what_to_do(value: str | None) -> None:
+    report = doctor(env={"FAULTLENS": value})
+
+    assert report.status == 1
+    assert report.failed() == ["switch"]
+    assert "Set FAULTLENS=1" in report.of("switch")[0][1]
+
+
+def test_nonsense_is_neither_on_nor_off() -> None:
+    report = doctor(env={"FAULTLENS": "ja"})
+
+    assert report.of("switch") == [
+        ("FAIL", "FAULTLENS='ja' is neither on nor off: set it to 1"),
+    ]
+
+
+def test_names_the_detector() -> None:
+    (detector,) = doctor().of("detector")
+
+    expected = "sys.monitoring, tool id 5" if sys.version_info >= (3, 12) else "sys.settrace: "
+    assert detector[0] == "ok"
+    assert detector[1].startswith(expected)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="has no sys.monitoring")
+def test_says_who_has_the_tool_ids(tmp_path: Path) -> None:
+    ids = "for tool in (3, 4, 5): __import__('sys').monitoring.use_tool_id(tool, f'tracer {tool}')"
+    (tmp_path / "sitecustomize.py").write_text(ids)
+
+    (detector,) = doctor(env={"PYTHONPATH": str(tmp_path)}).of("detector")
+
+    assert detector[0] == "warn"
+    assert detector[1].startswith("sys.settrace")
+    assert "5 by tracer 5" in detector[1]
+
+
+@pytest.fixture(scope="module")
+def bare_python(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A virtual environment without faultlens."""
+    directory = tmp_path_factory.mktemp("venv")
+    venv.create(directory, with_pip=False)
+    return str(directory / ("Scripts" if os.name == "nt" else "bin") / "python")
+
+
+class TestStartUp:
+    def run(self, python: str, *args: str) -> Report:
+        # What PYTHONPATH names is imported from, but its start-up files are not read.
+        source = Path(__file__).parent.parent / "src"
+        paths = [str(source), sysconfig.get_path("purelib")]
+        env = children.environment({"PYTHONPATH": os.pathsep.join(paths)})
+        done = subprocess.run(
+            [python, "-m", "faultlens", "doctor", *args],
+            env=env,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        return Report(done)
+
+    def test_a_start_up_file_that_python_does_not_read_is_found(self, bare_python: str) -> None:
+        report = self.run(bare_python)
+
+        (start_up,) = report.of("start-up")
+        assert report.status == 1
+        assert start_up[0] == "FAIL"
+        assert "is not in a site directory" in start_up[1]
+        assert "faultlens.enable()" in start_up[1]
+
+    def test_enabled_by_hand_it_would_count_there_too(self, bare_python: str) -> None:
+        report = self.run(bare_python, "--record")
+
+        assert [mark for mark, _ in report.of("record")] == ["ok", "ok"]
+
+
+class TestSdks:
+    def test_each_has_its_version_and_number_of_classes(self) -> None:
+        classes = json.loads(command("classes", "--json").stdout)
+
+        report = doctor()
+
+        for name in ("flyte", "durable_workflow"):
+            mine = [entry for entry in classes if entry["sdk"] == name]
+            expected = f"{mine[0]['version']}, {len(mine)} exception classes"
+            assert report.of(name) == [("ok", expected)]
+
+    def test_one_is_enough(self, tmp_path: Path) -> None:
+        absent(tmp_path, "flyte")
+
+        report = doctor("--record", env={"PYTHONPATH": str(tmp_path)})
+
+        assert report.status == 0
+        assert report.of("flyte") == [("warn", "not installed (pip install flyte)")]
+        assert len(report.of("record")) == 1
+
+    def test_none_is_a_failure(self, tmp_path: Path) -> None:
+        absent(tmp_path, "flyte")
+        absent(tmp_path, "durable_workflow")
+
+        report = doctor("--record", env={"PYTHONPATH": str(tmp_path)})
+
+        assert report.failed() == ["flyte", "durable_workflow", "record"]
+
+    def test_one_that_is_broken_is_a_failure(self, tmp_path: Path) -> None:
+        package(tmp_path, "flyte", "import a_module_that_it_needs")
+
+        report = doctor(env={"PYTHONPATH": str(tmp_path)})
+
+        assert report.failed() == ["flyte"]
+        assert "No module named 'a_module_that_it_needs'" in report.of("flyte")[0][1]
+
+
+class TestRules:
+    def write(self, tmp_path: Path, source: str) -> dict[str, str]:
+        rules = tmp_path / "rules.toml"
+        rules.write_text(source)
+        return {"FAULTLENS_RULES": str(rules)}
+
+    def test_a_good_file(self, tmp_path: Path) -> None:
+        env = self.write(tmp_path, 'flyte.errors.OOMError = "system"\nmyapp.Broken = "user"\n')
+
+        assert doctor(env=env).of("rules") == [
+            ("ok", f"FAULTLENS_RULES={env['FAULTLENS_RULES']}: 2 classes")
+        ]
+
+    def test_a_bad_file(self, tmp_path: Path) -> None:
+        report = doctor(env=self.write(tmp_path, '\nflyte.errors.OOMError = "platform"\n'))
+
+        assert report.failed() == ["rules"]
+        assert "line 2" in report.of("rules")[0][1]
+
+    def test_a_class_that_there_is_not(self, tmp_path: Path) -> None:
+        report = doctor(env=self.write(tmp_path, 'flyte.errors.OomError = "system"\n'))
+
+        assert report.status == 0
+        assert report.of("rules")[1] == (
+            "warn",
+            "no installed SDK has the class flyte.errors.OomError: "
+            "did you mean flyte.errors.OOMError?",
+        )
+
+
+class TestWorker:
+    @pytest.mark.parametrize(
+        ("env", "expected"),
+        [
+            ({"FAULTLENS_WORKER": "gpu-1"}, "gpu-1, by FAULTLENS_WORKER"),
+            ({"K8S_NODE_NAME": "node-7", "NODE_NAME": "x"}, "node-7 (K8S_NODE_NAME), "),
+            ({"NODE_NAME": "node-8"}, "node-8 (NODE_NAME), "),
+            (
+                {"OTEL_RESOURCE_ATTRIBUTES": "service.instance.id=a%201", "NODE_NAME": "x"},
+                "a 1 (OTEL_RESOURCE_ATTRIBUTES), ",
+            ),
+            ({}, f"{socket.gethostname()} (the host name), "),
+        ],
+    )
+    def test_says_where_the_name_comes_from(self, env: dict[str, str], expected: str) -> None:
+        (worker,) = doctor(env={"FAULTLENS_WORKER": None, **env}).of("worker")
+
+        assert worker[0] == "ok"
+        assert worker[1].startswith(expected)
+
+    def test_a_pods_name_is_no_good_worker(self) -> None:
+        env = {"FAULTLENS_WORKER": None, "KUBERNETES_SERVICE_HOST": "10.0.0.1"}
+
+        (worker,) = doctor(env=env).of("worker")
+
+        assert worker[0] == "warn"
+        assert "K8S_NODE_NAME" in worker[1]
+
+
+class TestMetrics:
+    @pytest.fixture
+    def port(self) -> Iterator[str]:
+        """A port on which somebody listens who never answers."""
+        with socket.create_server(("localhost", 0)) as taken:
+            yield str(taken.getsockname()[1])
+
+    def test_a_free_port(self) -> None:
+        with socket.create_server(("localhost", 0)) as probe:
+            port = str(probe.getsockname()[1])
+
+        report = doctor(env={"OTEL_EXPORTER_PROMETHEUS_PORT": port})
+
+        assert report.of("/metrics") == [
+            ("ok", f"would be served on localhost:{port}, which is free")
+        ]
+
+    def test_a_port_of_somebody_else(self, port: str) -> None:
+        report = doctor(env={"OTEL_EXPORTER_PROMETHEUS_PORT": port})
+
+        assert report.failed() == ["/metrics"]
+        assert f"localhost:{port} is taken" in report.of("/metrics")[0][1]
+
+    def test_a_taken_port_does_not_keep_a_failure_from_being_counted(self, port: str) -> None:
+        report = doctor("--record", env={"OTEL_EXPORTER_PROMETHEUS_PORT": port})
+
+        assert [mark for mark, _ in report.of("record")] == ["ok", "ok"]
+
+    def test_a_port_where_faultlens_serves_already(self) -> None:
+        program = """
+            import flyte.errors, sys
+            from faultlens import pipeline
+            print(pipeline.running().server.port, flush=True)
+            sys.stdin.read()
+        """
+        with subprocess.Popen(
+            [sys.executable, "-c", "\n".join(line.strip() for line in program.splitlines())],
+            env=children.environment(),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as serving:
+            assert serving.stdout is not None
+            port = serving.stdout.readline().strip()
+            report = doctor(env={"OTEL_EXPORTER_PROMETHEUS_PORT": port})
+            serving.communicate("")
+
+        (metrics,) = report.of("/metrics")
+        assert metrics[0] == "ok"
+        assert f"a process serves faultlens's metrics on localhost:{port}" in metrics[1]
+
+    def test_a_host_that_there_is_not(self) -> None:
+        report = doctor(env={"OTEL_EXPORTER_PROMETHEUS_HOST": "no.such.host.invalid"})
+
+        assert report.failed() == ["/metrics"]
+
+    def test_opentelemetrys_reader(self) -> None:
+        (metrics,) = doctor(env={"OTEL_METRICS_EXPORTER": "otlp, prometheus"}).of("/metrics")
+
+        assert "served by OpenTelemetry's reader" in metrics[1]
+
+
+class TestSpans:
+    def test_without_an_exporter_they_are_the_programs_own(self) -> None:
+        assert doctor().of("spans") == [
+            ("ok", "on the current span; where there is none, by the program's tracer provider, "
+             "if it has one"),
+        ]  # fmt: skip
+
+    def test_says_where_own_spans_go(self) -> None:
+        (spans,) = doctor(env={"OTEL_TRACES_EXPORTER": "console"}).of("spans")
+
+        assert spans[0] == "ok"
+        assert spans[1].endswith("sent by console")
+
+    def test_an_exporter_that_is_not_installed(self) -> None:
+        report = doctor(env={"OTEL_TRACES_EXPORTER": "pigeon"})
+
+        assert report.failed() == ["spans"]
+        assert "'pigeon'" in report.of("spans")[1][1]
+
+    def test_no_password_is_shown(self) -> None:
+        env = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://me:secret@collector:4318"}
+
+        report = doctor(env=env)
+
+        assert "secret" not in report.output
+        assert "http://***@collector:4318" in report.of("spans")[0][1]
+
+    def test_a_disabled_sdk_sends_none(self) -> None:
+        env = {"OTEL_TRACES_EXPORTER": "console", "OTEL_SDK_DISABLED": "true"}
+
+        (spans,) = doctor(env=env).of("spans")
+
+        assert "nowhere: OTEL_SDK_DISABLED=true" in spans[1]
+
+
+class TestVariables:
+    def test_a_value_that_cannot_be_used(self) -> None:
+        report = doctor(env={"OTEL_EXPORTER_PROMETHEUS_PORT": "http"})
+
+        assert report.failed() == ["variable"]
+        assert any("9464 is used" in text for _, text in report.of("variable"))
+
+    def test_a_name_with_a_typing_error(self) -> None:
+        report = doctor(env={"FAULTLENS_RULE": "x"})
+
+        assert report.status == 0
+        warning = ("warn", "faultlens does not know FAULTLENS_RULE: did you mean FAULTLENS_RULES?")
+        assert warning in report.of("variable")
