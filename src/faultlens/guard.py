@@ -6,10 +6,13 @@ import signal
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["attribute", "class_name", "mro", "of_a_signal", "text"]
+__all__ = ["attribute", "class_name", "mro", "of_a_signal", "text", "traceback_of"]
 
 mro = type.__dict__["__mro__"].__get__
 """A class's bases, past a metaclass of the user's that overrides ``__mro__``."""
+
+traceback_of = BaseException.__dict__["__traceback__"].__get__
+"""An exception's traceback, past a ``__getattribute__`` of the user's."""
 
 _module_of = type.__dict__["__module__"].__get__
 _qualname_of = type.__dict__["__qualname__"].__get__

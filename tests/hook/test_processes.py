@@ -353,3 +353,23 @@ def test_a_switch_that_is_on_costs_a_program_without_an_sdk_no_thread_and_no_des
         pytest.skip("no /proc")
     on, off = (children.report(source, env={"FAULTLENS": value}) for value in ("1", None))
     assert on == off
+
+
+def test_an_exception_that_ends_the_program_is_counted_and_reported_as_ever() -> None:
+    program = """
+import atexit, flyte.errors, sys
+def last():
+    from prometheus_client import REGISTRY
+    for metric in REGISTRY.collect():
+        for sample in metric.samples:
+            if sample.name == "faultlens_failures_total" and sample.value:
+                print(sample.labels["class"], sample.value)
+atexit.register(last)
+raise flyte.errors.OOMError("OOM", "the end")
+"""
+    with_us = children.run(program, check=False)
+    without = children.run(program, env={"FAULTLENS": None}, check=False)
+    # Flyte's own excepthook writes to stdout.
+    assert with_us.stdout == without.stdout + "flyte.errors.OOMError 1\n"
+    assert (with_us.returncode, with_us.stderr) == (without.returncode, without.stderr)
+    assert "the end" in without.stdout + without.stderr

@@ -1,8 +1,5 @@
 """Make the real Durable Workflow SDK raise each class of its errors page, and hand it back.
 
-    python provoke_durable_workflow.py                     # every class that is installed
-    python provoke_durable_workflow.py WorkflowNotFound    # one of them
-
 Nothing here constructs an exception that the SDK would construct itself. A class is provoked in
 the way in which a user meets it, by one of five roads:
 
@@ -20,12 +17,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
-import logging
 import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from dataclasses import dataclass
 from typing import Any
 from unittest import mock
 
@@ -42,6 +36,7 @@ from durable_workflow.errors import (
 from durable_workflow.retry_policy import RetryPolicy
 
 from faultlens.demo.durable_server import CLUSTER_INFO, DurableServer
+from tests.sdks.provocation import Provocations, Provoke
 
 QUEUE = "provocations"
 DEADLINE = 5.0  # seconds; each provocation takes well below two, this bounds a hang
@@ -51,35 +46,8 @@ IMPATIENT = RetryPolicy(max_attempts=2, initial_backoff_seconds=0.01)
 SDK_EXCEPTIONS = (DurableWorkflowError, WorkflowCancelled, ActivityCancelled)
 
 
-@dataclass(frozen=True)
-class Provocation:
-    """One class of `durable_workflow.errors`, and how to make it happen."""
-
-    name: str
-    provoke: Callable[[], BaseException]
-    """Makes it happen, catches it, and returns it."""
-    by_hand: bool = False
-    """The SDK has no raise site for it: user code raises it."""
-
-    @property
-    def available(self) -> bool:
-        """Whether the installed SDK has this class."""
-        return hasattr(durable_workflow.errors, self.name)
-
-
-PROVOCATIONS: dict[str, Provocation] = {}
-
-Provoke = Callable[[], BaseException]
-
-
-def provokes(name: str, *, by_hand: bool = False) -> Callable[[Provoke], Provoke]:
-    """Enter the decorated function in PROVOCATIONS."""
-
-    def enter(provoke: Provoke) -> Provoke:
-        PROVOCATIONS[name] = Provocation(name, provoke, by_hand)
-        return provoke
-
-    return enter
+PROVOCATIONS = Provocations()
+provokes = PROVOCATIONS.enter
 
 
 # --- how to catch it ------------------------------------------------------------------------------
@@ -613,26 +581,3 @@ for _problem in (
     "IntegrityMismatch",
 ):
     provokes(f"ExternalPayload{_problem}")(external_payload(f"ExternalPayload{_problem}"))
-
-
-# --- command line ---------------------------------------------------------------------------------
-
-
-def describe(provocation: Provocation) -> dict[str, object]:
-    exc = provocation.provoke()
-    cls = type(exc)
-    return {
-        "class": f"{cls.__module__}.{cls.__qualname__}",
-        "message": str(exc),
-        "by_hand": provocation.by_hand,
-    }
-
-
-def main(names: list[str]) -> None:
-    logging.getLogger("durable_workflow").setLevel(logging.CRITICAL + 1)  # it logs each failure
-    for name in names or [p.name for p in PROVOCATIONS.values() if p.available]:
-        print(json.dumps(describe(PROVOCATIONS[name])), flush=True)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

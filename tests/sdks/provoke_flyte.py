@@ -1,8 +1,5 @@
 """Make the real Flyte SDK raise each exception class of its errors page, and hand it back.
 
-    python provoke_flyte.py                  # every class that the installed flyte has
-    python provoke_flyte.py OOMError         # one of them
-
 Nothing here constructs an exception that the SDK would construct itself. A class is provoked in
 the way in which a user meets it, by one of four roads:
 
@@ -14,16 +11,13 @@ the way in which a user meets it, by one of four roads:
 
 Runs on flyte 2.0.0b33 and 2.12.1. No network; no file outlives a provocation; the one thread that
 the remote road needs is a daemon. A provocation raises one SDK exception, one by hand two: the
-second is the SDK's copy that the caller of the run gets. A class that the installed version does
-not have is not `available`.
+second is the SDK's copy that the caller of the run gets.
 """
 
 from __future__ import annotations
 
 import asyncio
 import functools
-import json
-import logging
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -51,6 +45,8 @@ from flyteidl2.core import execution_pb2
 from flyteidl2.task import task_definition_pb2
 from flyteidl2.workflow import run_definition_pb2, state_service_pb2
 
+from tests.sdks.provocation import Provocations
+
 USER = execution_pb2.ExecutionError.USER
 SYSTEM = execution_pb2.ExecutionError.SYSTEM
 UNKNOWN = execution_pb2.ExecutionError.UNKNOWN
@@ -58,33 +54,8 @@ UNKNOWN = execution_pb2.ExecutionError.UNKNOWN
 DEADLINE = 10.0  # seconds; each provocation takes well below one, this bounds a hang
 
 
-@dataclass(frozen=True)
-class Provocation:
-    """One class of `flyte.errors`, and how to make it happen."""
-
-    name: str
-    provoke: Callable[[], BaseException]
-    """Makes it happen, catches it, and returns it."""
-    by_hand: bool = False
-    """The SDK has no raise site for it, or none without a cluster: user code raises it."""
-
-    @property
-    def available(self) -> bool:
-        """Whether the installed version of flyte has this class."""
-        return hasattr(flyte.errors, self.name)
-
-
-PROVOCATIONS: dict[str, Provocation] = {}
-
-
-def provokes(name: str) -> Callable[[Callable[[], BaseException]], Callable[[], BaseException]]:
-    """Enter the decorated function in PROVOCATIONS."""
-
-    def enter(provoke: Callable[[], BaseException]) -> Callable[[], BaseException]:
-        PROVOCATIONS[name] = Provocation(name, provoke)
-        return provoke
-
-    return enter
+PROVOCATIONS = Provocations()
+provokes = PROVOCATIONS.enter
 
 
 def caught(action: Callable[[], object]) -> BaseException:
@@ -504,28 +475,4 @@ def _raise_by_hand(name: str) -> BaseException:
 
 
 for _name in BY_HAND:
-    PROVOCATIONS[_name] = Provocation(_name, functools.partial(_raise_by_hand, _name), by_hand=True)
-
-
-# --- command line --------------------------------------------------------------------------------
-
-
-def describe(provocation: Provocation) -> dict[str, object]:
-    error = provocation.provoke()
-    return {
-        "class": f"{type(error).__module__}.{type(error).__qualname__}",
-        "kind": getattr(error, "kind", None),
-        "code": repr(getattr(error, "code", None)),
-        "worker": repr(getattr(error, "worker", None)),
-        "by_hand": provocation.by_hand,
-    }
-
-
-def main(names: list[str]) -> None:
-    logging.getLogger("flyte").setLevel(logging.CRITICAL + 1)  # it logs each failure of a task
-    for name in names or [p.name for p in PROVOCATIONS.values() if p.available]:
-        print(json.dumps(describe(PROVOCATIONS[name])), flush=True)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])
+    provokes(_name, by_hand=True)(functools.partial(_raise_by_hand, _name))

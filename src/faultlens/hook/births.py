@@ -11,15 +11,12 @@ from collections.abc import Callable, Iterator
 from types import FunctionType
 from typing import Any
 
+from faultlens import guard
+
 Born = Callable[[BaseException], None]
 Finalizer = Callable[[BaseException], None]
 
-# A class's own, past a metaclass of the user's that overrides them.
-_mro_of = type.__dict__["__mro__"].__get__
-_vars_of = type.__dict__["__dict__"].__get__
-
-traceback_of = BaseException.__traceback__.__get__  # type: ignore[union-attr]
-"""An exception's traceback, past a ``__getattribute__`` of the user's."""
+_vars_of = type.__dict__["__dict__"].__get__  # past a metaclass of the user's
 
 
 class Birth(weakref.ref[BaseException]):
@@ -72,7 +69,7 @@ def _cover_subclass(cls: type, born: Born, finalizer: Finalizer | None) -> None:
     """
     own = _vars_of(cls)
     constructor = next(
-        _vars_of(base)["__new__"] for base in _mro_of(cls) if "__new__" in _vars_of(base)
+        _vars_of(base)["__new__"] for base in guard.mro(cls) if "__new__" in _vars_of(base)
     )
     if not _ours(constructor):
         _patch(cls, "__new__", _new(cls, born))
@@ -97,7 +94,7 @@ def _new(cls: type, born: Born) -> staticmethod[..., Any]:
         def __new__(subclass: Any, /, *args: Any, **kwargs: Any) -> Any:
             exc = construct(subclass, *args, **kwargs)
             # It may give out anything, even an exception that was raised before.
-            if issubclass(type(exc), BaseException) and traceback_of(exc) is None:
+            if issubclass(type(exc), BaseException) and guard.traceback_of(exc) is None:
                 born(exc)
             return exc
 

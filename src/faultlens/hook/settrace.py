@@ -20,7 +20,8 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-from faultlens.hook.births import Birth, Pending, traceback_of
+from faultlens import guard
+from faultlens.hook.births import Birth, Pending
 
 # A raise in the constructing function takes a handful of events, one through factories some tens.
 # 1000 are about 0.3 ms.
@@ -70,13 +71,13 @@ class Settrace:
     def poll(self) -> None:
         for birth in list(self._pending.values()):
             exc = birth()
-            if exc is not None and traceback_of(exc) is not None:
+            if exc is not None and guard.traceback_of(exc) is not None:
                 self.finalizer(exc)
 
     def finalizer(self, exc: BaseException) -> None:
         """Report `exc` if it was raised and nobody saw it: when it is freed, and from `poll`."""
         try:
-            if self._pending.pop(id(exc), None) is not None and traceback_of(exc) is not None:
+            if self._pending.pop(id(exc), None) is not None and guard.traceback_of(exc) is not None:
                 self._raised(exc, None)
         except Exception:
             pass  # at interpreter exit anything may be gone

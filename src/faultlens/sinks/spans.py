@@ -37,8 +37,6 @@ FRAME_LIMIT = 64
 FLUSH_SECONDS = 2.0
 """How long a dead collector may hold up the process's exit."""
 
-_traceback_of: Any = BaseException.__dict__["__traceback__"].__get__  # past any override
-
 Span = Any  # opentelemetry.trace.Span, which must not be imported here
 
 
@@ -235,7 +233,7 @@ def _stack(exc: BaseException, frame: FrameType | None) -> str:
             callers = callers.f_back
         places.reverse()
     else:
-        entry = _traceback_of(exc)
+        entry = guard.traceback_of(exc)
         while entry is not None:
             code = entry.tb_frame.f_code
             places.append((code.co_filename, entry.tb_lineno, code.co_name))
