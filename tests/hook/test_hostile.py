@@ -562,6 +562,42 @@ def test_enabling_and_disabling_leaves_no_object_behind() -> None:
     assert after == before
 
 
+# Freed by the garbage collector, anywhere.
+
+
+def test_exceptions_that_are_freed_while_another_is_recorded_count_too() -> None:
+    source = """
+        import contextlib, gc, json, sys
+        from faultlens.hook import Hook
+
+        class E(Exception): pass
+        handled, dropped = [], []
+
+        def handler(exc, frame):
+            gc.collect()  # which may run at any time
+            handled.append(1)
+
+        for tool in (5, 4, 3) if sys.version_info >= (3, 12) else ():
+            sys.monitoring.use_tool_id(tool, "other")
+        hook = Hook(handler, lambda *args: dropped.append(str(args)))
+        hook.watch([E])
+        sys.settrace(lambda *args: None)  # as under a debugger: no raise is seen as it happens
+
+        def fail():
+            exc = E()  # a cycle, with its own frame
+            raise exc
+
+        for _ in range(20):
+            with contextlib.suppress(E):
+                fail()
+        sys.settrace(None)
+        gc.collect()
+        hook.poll()
+        print(json.dumps([hook.detector, len(handled), dropped]))
+    """
+    assert children.report(source, env={"FAULTLENS": None}) == ["sys.settrace", 20, []]
+
+
 # When nearly everything is gone.
 
 

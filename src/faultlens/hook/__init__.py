@@ -78,6 +78,7 @@ class Hook:
         self._dropped = dropped
         self._roots: list[type[BaseException]] = []
         self._pending: Pending = {}
+        self._deferred: list[BaseException] = []
         # Reachable when module globals are gone, at exit.
         self._recording = _recording
         self._get_ident = threading.get_ident
@@ -103,6 +104,8 @@ class Hook:
         """Handle the raises that could not be seen when they happened."""
         if self._mechanism is not None:
             self._mechanism.poll()
+        if (late := self._next_deferred()) is not None:
+            self._raised(late, None)
 
     def stop(self) -> None:
         """Watch nothing any more; classes and interpreter are as they were."""
@@ -113,6 +116,7 @@ class Hook:
             self._mechanism.stop()
             self._mechanism = None
         self._pending.clear()
+        self._deferred.clear()
 
     def _start(self) -> Mechanism:
         mechanisms: tuple[Mechanism, ...] = (
@@ -138,10 +142,26 @@ class Hook:
     def _raised(self, exc: BaseException, frame: FrameType | None) -> None:
         """`exc`, claimed by the mechanism, was raised. Must not raise: the host would see it."""
         thread = self._get_ident()
-        if thread in self._recording:  # freed while another one is recorded
-            self._drop("reentrant", None)
+        if thread in self._recording:
+            # The garbage collector frees it while this thread handles another: next in turn.
+            self._deferred.append(exc)
             return
         self._recording.add(thread)
+        try:
+            self._handle(exc, frame)
+            while (late := self._next_deferred()) is not None:
+                self._handle(late, None)
+        finally:
+            self._recording.discard(thread)
+
+    def _next_deferred(self) -> BaseException | None:
+        try:
+            return self._deferred.pop()
+        except IndexError:
+            return None
+
+    def _handle(self, exc: BaseException, frame: FrameType | None) -> None:
+        """Let the handler have it; raises only what a signal handler of the host's has raised."""
         try:
             interruption = self._handler(exc, frame)
         except (RecursionError, MemoryError) as error:
@@ -152,6 +172,7 @@ class Hook:
                     self._mechanism.expect_again(exc)
             except (RecursionError, MemoryError):
                 pass  # no room even for that
+            return
         except BaseException as error:
             if not self._of_a_signal(error):
                 self._drop("internal_error", error)
@@ -159,11 +180,8 @@ class Hook:
             if self._mechanism is not None:
                 self._mechanism.expect_again(exc)
             raise
-        else:
-            if interruption is not None:
-                raise interruption
-        finally:
-            self._recording.discard(thread)
+        if interruption is not None:
+            raise interruption
 
     def _lost(self) -> None:
         """An exception that was raised but could not be handled is gone."""
