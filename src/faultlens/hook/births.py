@@ -90,11 +90,12 @@ def _new(cls: type, born: Born) -> staticmethod[..., Any]:
             return exc
     else:
         construct = original.__get__(None, cls)
+        traceback_of = guard.traceback_of  # reachable when module globals are gone, at exit
 
         def __new__(subclass: Any, /, *args: Any, **kwargs: Any) -> Any:
             exc = construct(subclass, *args, **kwargs)
             # It may give out anything, even an exception that was raised before.
-            if issubclass(type(exc), BaseException) and guard.traceback_of(exc) is None:
+            if issubclass(type(exc), BaseException) and traceback_of(exc) is None:
                 born(exc)
             return exc
 
