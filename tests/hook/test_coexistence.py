@@ -297,6 +297,59 @@ def test_a_debugger_steps_as_ever_and_the_count_is_exact(tmp_path: Path) -> None
     assert (with_us[-1], without[-1]) == ("raised 1", "raised 0")
 
 
+# What the trace function sees of a program, and for how long.
+
+
+@pytest.mark.skipif(NEW, reason="sys.settrace")
+def test_tracing_ends_with_the_raise_the_death_or_its_budget() -> None:
+    source = """
+        def traced():
+            return sys.gettrace() is not None
+
+        seen = [traced()]
+        kept = E()
+        seen.append(traced())
+        for _ in range(2000):
+            traced()
+        seen.append(traced())  # kept is pending still
+        fail()
+        seen.append(traced())
+        E()
+        traced()
+        seen.append(traced())
+        report(seen)
+    """
+    assert _report(source) == [False, True, False, False, False]
+
+
+def test_an_exception_is_seen_as_it_is_raised_with_others_constructed_and_raised_before() -> None:
+    source = """
+        hook.stop()
+        hook = Hook(lambda exc, frame: raised.append(frame and frame.f_code.co_name), print)
+        hook.watch([E])
+
+        def first_constructed_last_raised():
+            error = E()
+            E()
+            fail()
+            with contextlib.suppress(E):
+                raise error
+
+        def returned():
+            return E()
+
+        def raised_by_the_caller():
+            with contextlib.suppress(E):
+                raise returned()
+
+        first_constructed_last_raised()
+        raised_by_the_caller()
+        report(raised)
+    """
+    expected = ["fail", "first_constructed_last_raised", "raised_by_the_caller"]
+    assert _report(source) == expected
+
+
 # coverage.py.
 
 _COVERED = """

@@ -189,6 +189,38 @@ def test_at_the_recursion_limit_no_raise_is_lost_without_a_word() -> None:
     assert children.report(source) == [0, True, True]
 
 
+def test_at_the_recursion_limit_an_exception_that_was_constructed_arrives() -> None:
+    source = """
+        import sys
+        import inside
+        from flyte.errors import RuntimeUserError as E
+
+        inside.expect_dropped()
+        others = []
+
+        def dive():
+            try:
+                dive()
+            except RecursionError:
+                pass
+            try:
+                exc = E("c", "m")
+            except RecursionError:  # the constructor is Python and takes room, ours as theirs
+                return
+            try:
+                raise exc
+            except BaseException as caught:
+                if caught is not exc:
+                    others.append(type(caught).__name__)
+
+        sys.setrecursionlimit(400)
+        dive()
+        sys.setrecursionlimit(1000)
+        inside.report(others)
+    """
+    assert children.report(source) == []
+
+
 def test_past_the_recursion_limit_an_exception_is_recorded_where_there_is_room_again() -> None:
     source = """
         import sys

@@ -104,8 +104,7 @@ class Hook:
         """Handle the raises that could not be seen when they happened."""
         if self._mechanism is not None:
             self._mechanism.poll()
-        if (late := self._next_deferred()) is not None:
-            self._raised(late, None)
+        self._catch_up()
 
     def stop(self) -> None:
         """Watch nothing any more; classes and interpreter are as they were."""
@@ -146,25 +145,12 @@ class Hook:
             # The garbage collector frees it while this thread handles another: next in turn.
             self._deferred.append(exc)
             return
+        interruption = None
         self._recording.add(thread)
-        try:
-            self._handle(exc, frame)
-            while (late := self._next_deferred()) is not None:
-                self._handle(late, None)
-        finally:
-            self._recording.discard(thread)
-
-    def _next_deferred(self) -> BaseException | None:
-        try:
-            return self._deferred.pop()
-        except IndexError:
-            return None
-
-    def _handle(self, exc: BaseException, frame: FrameType | None) -> None:
-        """Let the handler have it; raises only what a signal handler of the host's has raised."""
         try:
             interruption = self._handler(exc, frame)
         except (RecursionError, MemoryError) as error:
+            # From this frame: one further down may not have had room to be called in.
             try:
                 if frame is None or self._mechanism is None:
                     self._drop("internal_error", error)
@@ -172,16 +158,31 @@ class Hook:
                     self._mechanism.expect_again(exc)
             except (RecursionError, MemoryError):
                 pass  # no room even for that
-            return
         except BaseException as error:
             if not self._of_a_signal(error):
                 self._drop("internal_error", error)
-                return
-            if self._mechanism is not None:
-                self._mechanism.expect_again(exc)
-            raise
+            else:
+                if self._mechanism is not None:
+                    self._mechanism.expect_again(exc)
+                raise
+        finally:
+            self._recording.discard(thread)
+        if self._deferred and frame is not None:
+            try:
+                self._catch_up()
+            except (RecursionError, MemoryError):
+                pass  # the next raise or scrape does
         if interruption is not None:
             raise interruption
+
+    def _catch_up(self) -> None:
+        """Handle what was freed while another exception was handled."""
+        while self._deferred:
+            try:
+                late = self._deferred.pop()
+            except IndexError:  # another thread was quicker
+                return
+            self._raised(late, None)
 
     def _lost(self) -> None:
         """An exception that was raised but could not be handled is gone."""
