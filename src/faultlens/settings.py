@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote
 
+from faultlens.startup import on_or_off
+
 __all__ = ["VARIABLES", "Settings", "Variable", "load"]
 
 _log = logging.getLogger("faultlens")
@@ -46,12 +48,10 @@ def _text(value: str) -> str:
 
 
 def _flag(value: str) -> bool:
-    lowered = value.strip().lower()
-    if lowered in ("1", "true", "yes", "on"):
-        return True
-    if lowered in ("0", "false", "no", "off"):
-        return False
-    raise ValueError("expected 1 or 0")
+    on = on_or_off(value)
+    if on is None:
+        raise ValueError("expected 1 or 0")
+    return on
 
 
 def _port(value: str) -> int:

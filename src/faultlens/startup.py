@@ -14,8 +14,13 @@ _activated = False
 
 def switch() -> "bool | None":
     """Whether ``FAULTLENS`` is set to on; None if its value is neither on nor off."""
-    value = os.environ.get("FAULTLENS", "").strip().lower()
-    return True if value in _ON else False if value in _OFF else None
+    return on_or_off(os.environ.get("FAULTLENS", ""))
+
+
+def on_or_off(value: str) -> "bool | None":
+    """What a switch's value says; None if it is neither."""
+    word = value.strip().lower()
+    return True if word in _ON else False if word in _OFF else None
 
 
 def activate() -> None:

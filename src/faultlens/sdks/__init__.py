@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 
 from faultlens import guard
 from faultlens.failure import Failure, Kind, Role
+from faultlens.settings import WORKER_LIMIT
 
 __all__ = ["ANY_KIND", "ERRORS_MODULES", "SYSTEM", "UNKNOWN", "USER", "Rule", "Sdk", "adapter_for"]
 
@@ -23,8 +24,7 @@ ERRORS_MODULES = ("flyte.errors", "durable_workflow.errors")
 
 CODE_LIMIT = 64
 CONTEXT_LIMIT = 256
-WORKER_LIMIT = 128
-"""The longest code, context value and worker, in characters."""
+"""The longest code and context value, in characters."""
 
 
 @dataclass(frozen=True, slots=True)
