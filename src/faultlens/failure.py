@@ -49,6 +49,10 @@ class Failure:
     worker: str
     """Who ran the failing code: a stable name, never an id made for one run."""
     role: Role = Role.ORIGIN
+    why: str = ""
+    """The reason for the role in words, for the debug log."""
+    carries: str | None = None
+    """What a carrier brings on: the class of the exception behind it, as far as it is known."""
     code: str | None = None
     """The SDK's or the user's short error code as text, if the exception has one."""
     context: Mapping[str, str] = field(default_factory=dict)

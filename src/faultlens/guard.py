@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import Any
 
-__all__ = ["attribute", "class_name", "mro", "of_a_signal", "text", "traceback_of"]
+__all__ = [
+    "attribute",
+    "cause_of",
+    "class_name",
+    "frames",
+    "mro",
+    "of_a_signal",
+    "text",
+    "traceback_of",
+]
 
 mro = type.__dict__["__mro__"].__get__
 """A class's bases, past a metaclass of the user's that overrides ``__mro__``."""
 
 traceback_of = BaseException.__dict__["__traceback__"].__get__
 """An exception's traceback, past a ``__getattribute__`` of the user's."""
+
+cause_of = BaseException.__dict__["__cause__"].__get__
+"""What an exception was raised from, likewise."""
 
 _module_of = type.__dict__["__module__"].__get__
 _qualname_of = type.__dict__["__qualname__"].__get__
@@ -50,6 +63,27 @@ def class_name(cls: type) -> str:
         return f"{_module_of(cls)}.{_qualname_of(cls)}"
     except AttributeError:  # a class body deleted __module__
         return str(_qualname_of(cls))
+
+
+def frames(exc: BaseException, frame: FrameType | None, limit: int) -> Iterator[FrameType]:
+    """The frames of a raise, the raising one first, `limit` at most.
+
+    frame: the raising frame; where that is gone the traceback stands in, which ends where the
+        exception was caught.
+    """
+    if frame is None:
+        entry = traceback_of(exc)
+        unwound = []
+        while entry is not None:
+            unwound.append(entry.tb_frame)
+            entry = entry.tb_next
+        yield from unwound[: -limit - 1 : -1]
+        return
+    callers: FrameType | None = frame
+    while callers is not None and limit > 0:
+        yield callers
+        callers = callers.f_back
+        limit -= 1
 
 
 def of_a_signal(error: BaseException) -> bool:

@@ -19,10 +19,13 @@ from prometheus_client import REGISTRY, CollectorRegistry, Metric
 
 from faultlens import __version__, guard, imports, rules, settings
 from faultlens.exposition.server import MetricsServer
+from faultlens.failure import Failure
 from faultlens.hook import Hook
+from faultlens.identity import IdentityMap
 from faultlens.sdks import ERRORS_MODULES, Sdk, adapter_for
 from faultlens.settings import Settings
 from faultlens.sinks.counters import Counters
+from faultlens.sinks.log import debug_log
 from faultlens.sinks.spans import Spans
 
 __all__ = ["Pipeline", "imported", "running", "stop"]
@@ -72,8 +75,10 @@ class Pipeline:
         self.settings = settings
         self.counters = counters
         self.overrides = rules.load(settings.rules)
+        self.seen: IdentityMap[Failure] = IdentityMap()
         self.sdks: dict[str, Sdk] = {}
         self.spans = Spans(settings, __version__)
+        self.log = debug_log() if settings.debug else _no_log
         self.hook = Hook(self._record, self._dropped)
         self.server: MetricsServer | None = None
         self._registry = _register(self)
@@ -81,7 +86,7 @@ class Pipeline:
         self._sdk_of_root: dict[int, Sdk] = {}  # by id: a metaclass of the user's may break hashing
         self._undo: list[Callable[[], None]] = []
         self._warned: set[str] = set()
-        self._warn_of_rules_for(
+        self._warn_of_names(
             "the package {package} is not installed",
             lambda name: not _installed(name.partition(".")[0]),
         )
@@ -90,7 +95,9 @@ class Pipeline:
         """Take a newly imported module in: an SDK, or what the program uses beside it."""
         name = module.__name__
         if name in ERRORS_MODULES and name not in self.sdks:
-            self._add(adapter_for(name)(module, self.overrides), name)
+            adapter = adapter_for(name)
+            sdk = adapter(module, self.overrides, self.settings.suppress, self.seen)
+            self._add(sdk, name)
         elif name == "opentelemetry.sdk.trace":
             self.spans.hook_into(module)
         elif name == "opentelemetry.exporter.prometheus":
@@ -98,7 +105,7 @@ class Pipeline:
             self._served_elsewhere = True
             self._stop_serving()
         for sdk in self.sdks.values():
-            undo = sdk.hook_into(module, self._expect)
+            undo = sdk.hook_into(module, self)
             if undo is not None:
                 self._undo.append(undo)
 
@@ -119,6 +126,19 @@ class Pipeline:
         self._stop_serving()
         self._registry.unregister(self)
 
+    # What the adapters report: see `faultlens.sdks.Recorder`.
+
+    def worker_seen(self, name: str) -> None:
+        """Start the series of every known class at 0 for this worker."""
+        worker = self.settings.worker or name
+        for sdk in self.sdks.values():
+            for class_name, cls in sdk.classes.items():
+                self.counters.expect(class_name, sdk.rule(cls).kinds, worker)
+
+    def converted(self, native: BaseException, exc: BaseException) -> None:
+        """Record a failure that raised no SDK exception; never raises what is not the host's."""
+        self.hook.report(lambda: self._record_converted(native, exc))
+
     # The prometheus_client collector.
 
     def describe(self) -> list[Metric]:
@@ -133,7 +153,7 @@ class Pipeline:
     def _add(self, sdk: Sdk, errors_module: str) -> None:
         self.sdks[errors_module] = sdk
         self._sdk_of_root.update((id(root), sdk) for root in sdk.roots)
-        self._warn_of_rules_for(
+        self._warn_of_names(
             f"{sdk.distribution} {sdk.version} has no such class",
             lambda name: name.rpartition(".")[0] == errors_module and name not in sdk.classes,
         )
@@ -144,22 +164,41 @@ class Pipeline:
             "python": platform.python_version(),
             **{known.package: known.version for known in self.sdks.values()},
         }
-        self._expect(self.settings.worker or self.settings.fallback_worker)
+        self.worker_seen(self.settings.worker or self.settings.fallback_worker)
 
-    def _expect(self, worker: str) -> None:
-        """Start the series of every known class at 0 for this worker."""
-        for sdk in self.sdks.values():
-            for name, cls in sdk.classes.items():
-                self.counters.expect(name, sdk.rule(cls).kinds, self.settings.worker or worker)
+    def _sdk_of(self, exc: BaseException) -> Sdk | None:
+        roots = self._sdk_of_root
+        return next((roots[id(b)] for b in guard.mro(type(exc)) if id(b) in roots), None)
 
     def _record(self, exc: BaseException, frame: FrameType | None) -> BaseException | None:
         """The hook's handler: raises only before anything is recorded."""
-        roots = self._sdk_of_root
-        sdk = next(roots[id(base)] for base in guard.mro(type(exc)) if id(base) in roots)
-        failure = sdk.describe(exc, self.settings.worker, self.settings.fallback_worker)
+        sdk = self._sdk_of(exc)
+        assert sdk is not None  # the hook watches the roots of our SDKs
+        settings = self.settings
+        failure = sdk.describe(exc, frame, settings.worker, settings.fallback_worker)
+        return self._give(failure, exc, frame)
+
+    def _record_converted(self, native: BaseException, exc: BaseException) -> None:
+        sdk = self._sdk_of(exc)
+        if sdk is None or self._sdk_of(native) is not None:
+            return  # an SDK exception was raised, so the hook has seen it
+        settings = self.settings
+        failure = sdk.describe_converted(exc, native, settings.worker, settings.fallback_worker)
+        if failure is not None:
+            interruption = self._give(failure, native, None)
+            if interruption is not None:
+                raise interruption
+
+    def _give(
+        self, failure: Failure, exc: BaseException, frame: FrameType | None
+    ) -> BaseException | None:
+        """Hand a record to the sinks. Raises only before anything is recorded."""
         span, trace = self._current_span()
         self.counters.count(failure, trace)
         try:
+            if self._sdk_of(exc) is not None:
+                self.seen.set(exc, failure)
+            self.log(failure, exc, frame)
             self.spans.record(failure, exc, frame, span)
         except BaseException as error:
             if guard.of_a_signal(error):
@@ -193,14 +232,20 @@ class Pipeline:
             self.server.stop()
             self.server = None
 
-    def _warn_of_rules_for(self, why: str, concerns: Callable[[str], bool]) -> None:
+    def _warn_of_names(self, why: str, concerns: Callable[[str], bool]) -> None:
+        """Say that a class which the user names for us cannot be meant."""
+        settings = self.settings
         for name in filter(concerns, self.overrides):
-            _log.warning(
-                "FAULTLENS_RULES=%s: the rule for %s changes nothing: %s.",
-                self.settings.rules,
-                name,
-                why.format(package=name.partition(".")[0]),
-            )
+            self._warn_of_name(f"FAULTLENS_RULES={settings.rules}: the rule for {name}", name, why)
+        for name in filter(concerns, settings.suppress):
+            self._warn_of_name(f"FAULTLENS_SUPPRESS: {name}", name, why)
+
+    def _warn_of_name(self, what: str, name: str, why: str) -> None:
+        _log.warning("%s changes nothing: %s.", what, why.format(package=name.partition(".")[0]))
+
+
+def _no_log(failure: Failure, exc: BaseException, frame: FrameType | None) -> None:
+    """Without FAULTLENS_DEBUG."""
 
 
 def _register(pipeline: Pipeline) -> CollectorRegistry:

@@ -37,6 +37,8 @@ class Settings:
     messages: bool
     stacktraces: bool
     rules: str
+    suppress: tuple[str, ...]
+    debug: bool
     worker: str
     """Empty if the user named none."""
     fallback_worker: str
@@ -91,6 +93,13 @@ VARIABLES = (
     Variable("FAULTLENS", "0", "1, true, yes, on: record. 0, false, no, off, empty: do nothing."),
     Variable("FAULTLENS_WORKER", "", "The worker label of every failure of the process.", _worker),
     Variable("FAULTLENS_RULES", "", "Path of a TOML file that overrides the kind of classes."),
+    Variable(
+        "FAULTLENS_SUPPRESS",
+        "",
+        "Classes, with their subclasses, whose exceptions are no failures.",
+        _names,
+    ),
+    Variable("FAULTLENS_DEBUG", "0", "1: a line on stderr for each raise: what and why.", _flag),
     Variable("FAULTLENS_MESSAGES", "1", "0: no exception messages on span events.", _flag),
     Variable("FAULTLENS_STACKTRACES", "1", "0: no stack traces on span events.", _flag),
     Variable("OTEL_EXPORTER_PROMETHEUS_HOST", "localhost", "Where /metrics is served."),
@@ -138,6 +147,8 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
         messages=value["FAULTLENS_MESSAGES"],
         stacktraces=value["FAULTLENS_STACKTRACES"],
         rules=value["FAULTLENS_RULES"],
+        suppress=value["FAULTLENS_SUPPRESS"],
+        debug=value["FAULTLENS_DEBUG"],
         worker=value["FAULTLENS_WORKER"],
         fallback_worker=(
             resource.get("service.instance.id")

@@ -106,6 +106,22 @@ class Hook:
             self._mechanism.poll()
         self._catch_up()
 
+    def report(self, handle: Callable[[], None]) -> None:
+        """Run `handle`, which records what is no raise, guarded as the handler is."""
+        thread = self._get_ident()
+        if thread in self._recording:
+            self._drop("reentrant", None)
+            return
+        self._recording.add(thread)
+        try:
+            handle()
+        except BaseException as error:
+            if self._of_a_signal(error):
+                raise
+            self._drop("internal_error", error)
+        finally:
+            self._recording.discard(thread)
+
     def stop(self) -> None:
         """Watch nothing any more; classes and interpreter are as they were."""
         for root in self._roots:

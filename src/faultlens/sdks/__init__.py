@@ -1,23 +1,38 @@
 """The SDKs whose exceptions faultlens records: one module each, on the base class here.
 
 An adapter says what an SDK's exception means: whose fault (`Kind`), who ran the code (worker), the
-error's code, where it happened. It knows neither how the raise was seen nor what is counted.
+error's code, where it happened, and whether it is a failure's origin or only carries one on
+(`Verdict`). It knows neither how the raise was seen nor what is counted.
 """
 
 from __future__ import annotations
 
+import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from importlib import metadata
-from types import ModuleType
-from typing import Any, ClassVar
+from types import FrameType, ModuleType
+from typing import Any, ClassVar, Protocol
 
 from faultlens import guard
 from faultlens.failure import Failure, Kind, Role
+from faultlens.identity import IdentityMap
 from faultlens.settings import WORKER_LIMIT
 
-__all__ = ["ANY_KIND", "ERRORS_MODULES", "SYSTEM", "UNKNOWN", "USER", "Rule", "Sdk", "adapter_for"]
+__all__ = [
+    "ANY_KIND",
+    "ERRORS_MODULES",
+    "SYSTEM",
+    "UNKNOWN",
+    "USER",
+    "PrivateHook",
+    "Recorder",
+    "Rule",
+    "Sdk",
+    "Verdict",
+    "adapter_for",
+]
 
 ERRORS_MODULES = ("flyte.errors", "durable_workflow.errors")
 """The modules whose import brings an SDK in."""
@@ -25,6 +40,8 @@ ERRORS_MODULES = ("flyte.errors", "durable_workflow.errors")
 CODE_LIMIT = 64
 CONTEXT_LIMIT = 256
 """The longest code and context value, in characters."""
+CAUSE_LIMIT = 32
+"""How many links of a chain of causes are followed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +59,53 @@ class Rule:
         return self.kinds[0] if self.decide is None else self.decide(exc)
 
 
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a raised exception is to the failure behind it."""
+
+    role: Role
+    why: str
+    """The reason in words, for the debug log."""
+    carries: str | None = None
+    """The class of what a carrier brings on, if it is known."""
+
+
+class Recorder(Protocol):
+    """What an adapter reports to, of what it learns from the functions it hooks."""
+
+    def worker_seen(self, name: str) -> None:
+        """A worker of this name has started."""
+        ...
+
+    def converted(self, native: BaseException, exc: BaseException) -> None:
+        """The SDK turned `native`, a failure that raised no SDK exception, into `exc`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class PrivateHook:
+    """A function of an SDK that is not of its public interface, and that an adapter hooks."""
+
+    module: str
+    name: str
+    """Its name in the module; dotted for a method."""
+    parameters: tuple[str, ...]
+    """The names its parameters begin with; `find` refuses any other function."""
+    without: str
+    """What is lost without it, in words that follow "without it"."""
+
+    def find(self, module: ModuleType) -> Any:
+        """The function in `module`; None if it is not there or takes other arguments."""
+        found: Any = module
+        for part in self.name.split("."):
+            found = guard.attribute(found, part)
+        try:
+            names = tuple(inspect.signature(found).parameters)
+        except (TypeError, ValueError):
+            return None
+        return found if names[: len(self.parameters)] == self.parameters else None
+
+
 USER, SYSTEM, UNKNOWN = (Kind.USER,), (Kind.SYSTEM,), (Kind.UNKNOWN,)
 ANY_KIND = (Kind.USER, Kind.SYSTEM, Kind.UNKNOWN)
 
@@ -56,6 +120,8 @@ class Sdk:
     errors: the SDK's errors module, as imported. Its classes are found by walking it, since they
         differ from version to version.
     overrides: the user's kinds by full class name; each holds for the subclasses too.
+    suppress: full names of the classes that the user does not count; likewise.
+    seen: the SDK exceptions that were raised so far, those of the other SDKs too.
     """
 
     package: ClassVar[str]
@@ -63,7 +129,16 @@ class Sdk:
     distribution: ClassVar[str]
     """The name on the package index."""
 
-    def __init__(self, errors: ModuleType, overrides: Mapping[str, Kind] | None = None) -> None:
+    private_hooks: ClassVar[tuple[PrivateHook, ...]] = ()
+    """What `hook_into` hooks that a version of the SDK may lack."""
+
+    def __init__(
+        self,
+        errors: ModuleType,
+        overrides: Mapping[str, Kind] | None = None,
+        suppress: Collection[str] = (),
+        seen: IdentityMap[Failure] | None = None,
+    ) -> None:
         self.classes: dict[str, type[BaseException]] = {
             guard.class_name(value): value
             for value in vars(errors).values()
@@ -72,6 +147,8 @@ class Sdk:
             and value.__module__ == errors.__name__
         }
         self.overrides = dict(overrides or {})
+        self.suppress = frozenset(suppress)
+        self.seen = seen if seen is not None else IdentityMap[Failure]()
         # By id, which stays theirs: `classes` holds them. A user's subclasses come and go.
         self._known = {id(cls): (name, self._find_rule(cls)) for name, cls in self.classes.items()}
 
@@ -104,12 +181,33 @@ class Sdk:
                     return Rule((self.overrides[name],), f"FAULTLENS_RULES, {name}")
         return self.own_rule(cls)
 
-    def describe(self, exc: BaseException, worker: str, fallback_worker: str) -> Failure:
+    def describe(
+        self, exc: BaseException, frame: FrameType | None, worker: str, fallback_worker: str
+    ) -> Failure:
         """The record of one raised exception. Reads `exc` only behind guards.
 
+        frame: the raising frame; None if it is gone.
         worker: the name that the user chose for the process, or empty.
         fallback_worker: the name where neither the exception nor the SDK has one.
         """
+        return self._describe(exc, self._verdict(exc, frame), worker, fallback_worker)
+
+    def describe_converted(
+        self, exc: BaseException, native: BaseException, worker: str, fallback_worker: str
+    ) -> Failure | None:
+        """The record of a failure that raised no SDK exception.
+
+        exc: what the SDK made of `native`. None if `native` is no new failure.
+        """
+        if self.seen.get(native) is not None or self._wrapped(native) is not None:
+            return None
+        name = guard.class_name(type(native))
+        verdict = Verdict(Role.ORIGIN, f"{name}, converted by the SDK", carries=name)
+        return self._describe(exc, verdict, worker, fallback_worker)
+
+    def _describe(
+        self, exc: BaseException, verdict: Verdict, worker: str, fallback_worker: str
+    ) -> Failure:
         name, rule = self._name_and_rule(type(exc))
         return Failure(
             sdk=self.package,
@@ -119,7 +217,9 @@ class Sdk:
             or stable_worker(guard.attribute(exc, "worker"))
             or stable_worker(self.identity())
             or fallback_worker,
-            role=self.role(exc),
+            role=verdict.role,
+            why=verdict.why,
+            carries=verdict.carries,
             code=_code(self.code(exc)),
             context={
                 key: value
@@ -127,6 +227,37 @@ class Sdk:
                 if raw is not None and (value := guard.text(raw, CONTEXT_LIMIT))
             },
         )
+
+    def _verdict(self, exc: BaseException, frame: FrameType | None) -> Verdict:
+        return (
+            self._configured(exc)
+            or self.verdict(exc, frame)
+            or self._wrapped(exc)
+            or Verdict(Role.ORIGIN, "the first sight of it")
+        )
+
+    def _configured(self, exc: BaseException) -> Verdict | None:
+        if self.suppress:
+            for base in guard.mro(type(exc)):
+                if (name := guard.class_name(base)) in self.suppress:
+                    return Verdict(Role.CONFIGURED, f"FAULTLENS_SUPPRESS has {name}")
+        return None
+
+    def _wrapped(self, exc: BaseException) -> Verdict | None:
+        """The verdict on an exception that was raised from an SDK exception which was recorded.
+
+        Only ``__cause__`` tells: ``__context__`` is what was being handled, and a handler may fail
+        for reasons of its own.
+        """
+        cause = guard.cause_of(exc)
+        for _ in range(CAUSE_LIMIT):
+            if cause is None:
+                return None
+            known = self.seen.get(cause)
+            if known is not None and known.role is not Role.CONTROL_FLOW:
+                return Verdict(Role.WRAPPED, f"raised from {known.type}", carries=known.type)
+            cause = guard.cause_of(cause)
+        return None
 
     # What an SDK's module fills in.
 
@@ -147,18 +278,16 @@ class Sdk:
         """Where it happened, as span event attributes; None values are left out."""
         return {}
 
-    def hook_into(
-        self, module: ModuleType, worker_seen: Callable[[str], None]
-    ) -> Callable[[], None] | None:
-        """Patch another module when it is imported; returns what undoes it, or None if untouched.
-
-        worker_seen: to be called with the name of each worker that starts.
-        """
+    def hook_into(self, module: ModuleType, recorder: Recorder) -> Callable[[], None] | None:
+        """Hook another module when it is imported; returns what undoes it, or None if untouched."""
         return None
 
-    def role(self, exc: BaseException) -> Role:
-        """What this exception is to the failure behind it."""
-        return Role.ORIGIN
+    def verdict(self, exc: BaseException, frame: FrameType | None) -> Verdict | None:
+        """What this exception is to the failure behind it; None if nothing makes it a carrier.
+
+        Asked again for the same exception if recording it was interrupted: says the same then.
+        """
+        return None
 
 
 def adapter_for(errors_module: str) -> type[Sdk]:

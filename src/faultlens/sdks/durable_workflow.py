@@ -30,7 +30,7 @@ from typing import Any
 
 from faultlens import guard
 from faultlens.failure import Kind
-from faultlens.sdks import ANY_KIND, SYSTEM, UNKNOWN, USER, Rule, Sdk, stable_worker
+from faultlens.sdks import ANY_KIND, SYSTEM, UNKNOWN, USER, Recorder, Rule, Sdk, stable_worker
 
 # The worker whose `run` is on the stack. Reaches activities, sync and async, and replay.
 _worker: contextvars.ContextVar[Any] = contextvars.ContextVar("faultlens_worker", default=None)
@@ -73,9 +73,7 @@ class DurableWorkflow(Sdk):
             )
         return found
 
-    def hook_into(
-        self, module: ModuleType, worker_seen: Callable[[str], None]
-    ) -> Callable[[], None] | None:
+    def hook_into(self, module: ModuleType, recorder: Recorder) -> Callable[[], None] | None:
         """Remember the running worker, from `Worker.run` and `run_until` on."""
         if module.__name__ != "durable_workflow.worker":
             return None
@@ -87,7 +85,7 @@ class DurableWorkflow(Sdk):
             and name in worker_class.__dict__
         }
         for name, original in originals.items():
-            setattr(worker_class, name, _within_worker(original, worker_seen))
+            setattr(worker_class, name, _within_worker(original, recorder))
 
         def restore() -> None:
             for name, original in originals.items():
@@ -103,12 +101,12 @@ def _name_of(worker: object) -> str | None:
     )
 
 
-def _within_worker(run: Any, worker_seen: Callable[[str], None]) -> Any:
+def _within_worker(run: Any, recorder: Recorder) -> Any:
     @functools.wraps(run)
     async def wrapper(self: Any, /, *args: Any, **kwargs: Any) -> Any:
         token = _worker.set(self)
         if name := _name_of(self):
-            worker_seen(name)
+            recorder.worker_seen(name)
         try:
             return await run(self, *args, **kwargs)
         finally:

@@ -16,7 +16,6 @@ import importlib
 import logging
 import sys
 import threading
-import weakref
 from collections.abc import Callable, Mapping
 from itertools import islice
 from types import FrameType, ModuleType
@@ -24,6 +23,7 @@ from typing import Any
 
 from faultlens import guard
 from faultlens.failure import Failure
+from faultlens.identity import IdentityMap
 from faultlens.settings import Settings
 
 __all__ = ["Spans"]
@@ -46,7 +46,8 @@ class Spans:
     def __init__(self, settings: Settings, version: str) -> None:
         self._settings = settings
         self._version = version
-        self._recorded = _Recorded()
+        # The exceptions that have an event: our attributes, and the ids of the spans that have it.
+        self._recorded: IdentityMap[tuple[dict[str, str], set[int]]] = IdentityMap()
         self._exporters = [] if _disabled() else _load_exporters(settings)
         self._own: _OwnProvider | None = None
         self._restore: Callable[[], None] | None = None
@@ -93,10 +94,11 @@ class Spans:
             "faultlens.sdk": failure.sdk,
             "faultlens.role": failure.role.value,
             **({"faultlens.code": failure.code} if failure.code else {}),
+            **({"faultlens.carries": failure.carries} if failure.carries else {}),
             **failure.context,
         }
         # Before the event, so that an event which fails is not written a second way.
-        self._recorded.add(exc, span, ours)
+        self._recorded.set(exc, (ours, {span.get_span_context().span_id}))
         span.add_event("exception", {**self._semantic(failure, exc, frame), **ours})
 
     def _semantic(
@@ -144,10 +146,13 @@ class Spans:
             *args: Any,
             **kwargs: Any,
         ) -> None:
-            ours = recorded.get(exception)
-            if ours is not None:
-                if not recorded.first_on(exception, self):
+            event = recorded.get(exception)
+            if event is not None:
+                ours, spans = event
+                span_id = self.get_span_context().span_id
+                if span_id in spans:
                     return
+                spans.add(span_id)
                 attributes = {**ours, **(attributes or {})}
             original(self, exception, attributes, *args, **kwargs)
 
@@ -170,38 +175,6 @@ class Spans:
         if self._own is not None:
             self._own.shut_down()
             self._own = None
-
-
-class _Recorded:
-    """The exceptions that have an event, with our attributes and the spans that have it.
-
-    Keeps no exception alive and leaves no mark on one: marks travel through pickle.
-    """
-
-    def __init__(self) -> None:
-        self._by_id: dict[int, tuple[weakref.ref[BaseException], dict[str, str], set[int]]] = {}
-
-    def add(self, exc: BaseException, span: Span, attributes: dict[str, str]) -> None:
-        key, by_id = id(exc), self._by_id
-
-        def forget(reference: object) -> None:
-            entry = by_id.get(key)
-            if entry is not None and entry[0] is reference:
-                del by_id[key]
-
-        by_id[key] = (weakref.ref(exc, forget), attributes, {span.get_span_context().span_id})
-
-    def get(self, exc: BaseException) -> dict[str, str] | None:
-        entry = self._by_id.get(id(exc))
-        return entry[1] if entry is not None and entry[0]() is exc else None
-
-    def first_on(self, exc: BaseException, span: Span) -> bool:
-        """Whether the exception's event is not on the span yet; from now on it is."""
-        spans, span_id = self._by_id[id(exc)][2], span.get_span_context().span_id
-        if span_id in spans:
-            return False
-        spans.add(span_id)
-        return True
 
 
 def _within_opentelemetry(frame: FrameType | None) -> bool:

@@ -1,0 +1,43 @@
+"""Remembers things about objects without touching them."""
+
+from __future__ import annotations
+
+import weakref
+from typing import Generic, TypeVar
+
+__all__ = ["IdentityMap"]
+
+V = TypeVar("V")
+
+
+class IdentityMap(Generic[V]):
+    """Values by an object's identity.
+
+    Keeps no object alive, calls none of its code (it may be unhashable, or equal to others), and
+    leaves no mark on it: marks travel through pickle. An id is sound only beside a reference that
+    tells whether the object behind it is still the same.
+
+    Changed by single, atomic operations only: objects die at any time, in any thread.
+    """
+
+    def __init__(self) -> None:
+        self._entries: dict[int, tuple[weakref.ref[object], V]] = {}
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def set(self, obj: object, value: V) -> None:
+        """Remember `value` until the object dies; TypeError if it takes no weak reference."""
+        key, entries = id(obj), self._entries
+
+        def forget(reference: object) -> None:
+            entry = entries.get(key)
+            if entry is not None and entry[0] is reference:
+                del entries[key]
+
+        entries[key] = (weakref.ref(obj, forget), value)
+
+    def get(self, obj: object) -> V | None:
+        """What is remembered about the object; None if nothing is."""
+        entry = self._entries.get(id(obj))
+        return entry[1] if entry is not None and entry[0]() is obj else None
