@@ -30,9 +30,28 @@ def failures() -> dict[str, float]:
     return samples("faultlens_failures_total")
 
 
+def suppressed() -> dict[str, float]:
+    """``{"flyte.errors.OOMError|user|w|propagated": 1.0}``"""
+    return samples("faultlens_suppressed_total")
+
+
+def raises() -> dict[str, float]:
+    """All raised SDK exceptions, failures and the rest, in the form of `failures`."""
+    found = failures()
+    for series, count in suppressed().items():
+        series = series.rpartition("|")[0]
+        found[series] = found.get(series, 0) + count
+    return found
+
+
 def total() -> float:
-    """All raised SDK exceptions: failures and the rest."""
-    return sum(failures().values()) + sum(samples("faultlens_suppressed_total").values())
+    return sum(raises().values())
+
+
+def more(after: dict[str, float], before: dict[str, float]) -> dict[str, float]:
+    """What was counted between two looks."""
+    new = {series: count - before.get(series, 0) for series, count in after.items()}
+    return {series: count for series, count in new.items() if count}
 
 
 def dropped() -> dict[str, float]:

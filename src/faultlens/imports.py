@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 WATCHED = frozenset(
     {
         "flyte.errors",
+        "flyte._internal.runtime.convert",
+        "flyte._internal.runtime.entrypoints",
+        "flyte._internal.runtime.taskrunner",
         "durable_workflow.errors",
         "durable_workflow.worker",
         "opentelemetry.sdk.trace",

@@ -84,6 +84,7 @@ class Pipeline:
         self._registry = _register(self)
         self._served_elsewhere = "prometheus" in settings.metrics_exporters
         self._sdk_of_root: dict[int, Sdk] = {}  # by id: a metaclass of the user's may break hashing
+        self._hooked: set[tuple[str, str]] = set()  # SDK and module
         self._undo: list[Callable[[], None]] = []
         self._warned: set[str] = set()
         self._warn_of_names(
@@ -98,6 +99,8 @@ class Pipeline:
             adapter = adapter_for(name)
             sdk = adapter(module, self.overrides, self.settings.suppress, self.seen)
             self._add(sdk, name)
+            for earlier in imports.already_imported():
+                self._hook_into(sdk, earlier)
         elif name == "opentelemetry.sdk.trace":
             self.spans.hook_into(module)
         elif name == "opentelemetry.exporter.prometheus":
@@ -105,9 +108,15 @@ class Pipeline:
             self._served_elsewhere = True
             self._stop_serving()
         for sdk in self.sdks.values():
-            undo = sdk.hook_into(module, self)
-            if undo is not None:
-                self._undo.append(undo)
+            self._hook_into(sdk, module)
+
+    def _hook_into(self, sdk: Sdk, module: ModuleType) -> None:
+        if (sdk.package, module.__name__) in self._hooked:
+            return
+        self._hooked.add((sdk.package, module.__name__))
+        undo = sdk.hook_into(module, self)
+        if undo is not None:
+            self._undo.append(undo)
 
     def serve(self) -> None:
         """Serve /metrics, unless OpenTelemetry does."""
@@ -135,8 +144,15 @@ class Pipeline:
             for class_name, cls in sdk.classes.items():
                 self.counters.expect(class_name, sdk.rule(cls).kinds, worker)
 
-    def converted(self, native: BaseException, exc: BaseException) -> None:
+    def converted(self, native: BaseException, convert: Callable[[], BaseException]) -> None:
         """Record a failure that raised no SDK exception; never raises what is not the host's."""
+        if self._sdk_of(native) is not None:
+            return  # the hook has seen it
+        try:
+            exc = convert()  # not within `report`: it makes SDK exceptions, which the hook sees
+        except Exception as error:
+            self._dropped("internal_error", error)
+            return
         self.hook.report(lambda: self._record_converted(native, exc))
 
     # The prometheus_client collector.
@@ -180,8 +196,7 @@ class Pipeline:
 
     def _record_converted(self, native: BaseException, exc: BaseException) -> None:
         sdk = self._sdk_of(exc)
-        if sdk is None or self._sdk_of(native) is not None:
-            return  # an SDK exception was raised, so the hook has seen it
+        assert sdk is not None  # it is the adapter's own
         settings = self.settings
         failure = sdk.describe_converted(exc, native, settings.worker, settings.fallback_worker)
         if failure is not None:

@@ -18,13 +18,12 @@ def main(module: str) -> None:
     found: dict[str, dict[str, Any]] = {}
     for name, provocation in provocations.items():
         if hasattr(errors, name):
-            before = inside.failures()
+            failures, raises = inside.failures(), inside.raises()
             provocation.provoke()
-            counted = {
-                series: count - before.get(series, 0)
-                for series, count in inside.failures().items()
-                if count != before.get(series, 0)
-            }
+            # Of a class that is provoked as a carrier only there is no failure.
+            counted = inside.more(inside.failures(), failures) or inside.more(
+                inside.raises(), raises
+            )
             found[name] = {"counted": counted, "by_hand": provocation.by_hand}
     inside.report(found)
 

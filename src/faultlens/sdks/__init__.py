@@ -7,9 +7,11 @@ error's code, where it happened, and whether it is a failure's origin or only ca
 
 from __future__ import annotations
 
+import importlib
 import inspect
+import logging
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from types import FrameType, ModuleType
@@ -32,7 +34,10 @@ __all__ = [
     "Sdk",
     "Verdict",
     "adapter_for",
+    "replace",
 ]
+
+_log = logging.getLogger("faultlens")
 
 ERRORS_MODULES = ("flyte.errors", "durable_workflow.errors")
 """The modules whose import brings an SDK in."""
@@ -77,8 +82,11 @@ class Recorder(Protocol):
         """A worker of this name has started."""
         ...
 
-    def converted(self, native: BaseException, exc: BaseException) -> None:
-        """The SDK turned `native`, a failure that raised no SDK exception, into `exc`."""
+    def converted(self, native: BaseException, convert: Callable[[], BaseException]) -> None:
+        """The SDK converts `native`, which ended something, without raising it.
+
+        convert: makes the SDK exception that stands for it. Not called if `native` is one.
+        """
         ...
 
 
@@ -199,7 +207,7 @@ class Sdk:
 
         exc: what the SDK made of `native`. None if `native` is no new failure.
         """
-        if self.seen.get(native) is not None or self._wrapped(native) is not None:
+        if self._wrapped(native) is not None:
             return None
         name = guard.class_name(type(native))
         verdict = Verdict(Role.ORIGIN, f"{name}, converted by the SDK", carries=name)
@@ -259,6 +267,17 @@ class Sdk:
             cause = guard.cause_of(cause)
         return None
 
+    def warn_of(self, hook: PrivateHook) -> None:
+        """Say that the installed version lacks what was to be hooked."""
+        _log.warning(
+            "faultlens: %s %s has no %s.%s as it is known; without it %s.",
+            self.distribution,
+            self.version,
+            hook.module,
+            hook.name,
+            hook.without,
+        )
+
     # What an SDK's module fills in.
 
     def own_rule(self, cls: type) -> Rule:
@@ -282,12 +301,30 @@ class Sdk:
         """Hook another module when it is imported; returns what undoes it, or None if untouched."""
         return None
 
+    def lacking(self) -> Iterator[PrivateHook]:
+        """The private hooks that the installed version has no place for. Imports the SDK."""
+        for hook in self.private_hooks:
+            if hook.find(importlib.import_module(hook.module)) is None:
+                yield hook
+
     def verdict(self, exc: BaseException, frame: FrameType | None) -> Verdict | None:
         """What this exception is to the failure behind it; None if nothing makes it a carrier.
 
         Asked again for the same exception if recording it was interrupted: says the same then.
         """
         return None
+
+
+def replace(owner: Any, name: str, replacement: Any) -> Callable[[], None]:
+    """Set an attribute of a module or class; returns what restores it, if it still is ours."""
+    original = vars(owner)[name]
+    setattr(owner, name, replacement)
+
+    def restore() -> None:
+        if vars(owner).get(name) is replacement:
+            setattr(owner, name, original)
+
+    return restore
 
 
 def adapter_for(errors_module: str) -> type[Sdk]:

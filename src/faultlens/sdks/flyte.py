@@ -8,16 +8,51 @@ Every exception carries its own ``.kind``, and that decides:
     LogsNotYetAvailableError        system    set by the class
     BaseRuntimeError and the rest   any       set at each raise
     ActionNotFoundError             unknown   a plain RuntimeError, without a kind
+
+One failure is raised many times over: each level of nesting gets an object of its own, rebuilt
+from the error's protobuf with neither ``__cause__`` nor ``__context__``. So the two functions that
+a failure passes through are watched, where a native exception becomes an error and where an error
+becomes an SDK exception again, and this decides:
+
+    raised                                                  counts as
+    a native exception that ends a task (not raised by the
+      SDK: reported where the runtime converts it)          failure, of the class Flyte gives it
+    rebuilt from an error
+      of a task in this process                             propagated
+      of a step that `flyte.trace` finds in its record      replayed
+      of a child in another process                         propagated: that process counts it
+        of a class that only the server gives, and not
+        from an error file, which a process writes          failure: no process saw it
+    below a function of the SDK that swallows it            control_flow
+    from an SDK exception that was recorded                 wrapped (`faultlens.sdks`)
+    anywhere else                                           failure
 """
 
 from __future__ import annotations
 
+import functools
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from enum import Enum
+from types import FrameType, ModuleType
+from typing import Any
 
 from faultlens import guard
-from faultlens.failure import Kind
-from faultlens.sdks import ANY_KIND, SYSTEM, UNKNOWN, USER, Rule, Sdk
+from faultlens.failure import Kind, Role
+from faultlens.identity import IdentityMap
+from faultlens.sdks import (
+    ANY_KIND,
+    SYSTEM,
+    UNKNOWN,
+    USER,
+    PrivateHook,
+    Recorder,
+    Rule,
+    Sdk,
+    Verdict,
+    replace,
+)
 
 # The classes whose constructor fixes the kind; by name, since a version may lack one.
 _CLASS_KINDS = {
@@ -28,12 +63,118 @@ _CLASS_KINDS = {
     "flyte.errors.BaseRuntimeError": ANY_KIND,
 }
 
+# What ends a pod from outside: no process of ours was there to see it, so the parent that is told
+# is the first. Aborts are not here: the parent raises those itself.
+_GIVEN_BY_THE_SERVER = frozenset(
+    {
+        "OOMError",
+        "TaskInterruptedError",
+        "PrimaryContainerNotFoundError",
+        "RetriesExhaustedError",
+        "InvalidImageNameError",
+        "ImagePullBackOffError",
+        "GPUFaultUserError",
+        "GPUFaultSystemError",
+        "TaskTimeoutError",
+        "MaxQueuedTimeExceededError",
+        "MaxRuntimeExceededError",
+        "DeadlineExceededError",
+    }
+)
+
+
+# ── What the SDK raises and swallows itself ───────────────────────────────────────────────────
+
+_Swallows = Callable[[FrameType, FrameType], bool]
+"""Whether the function swallows it this time: gets its frame, and the raising one."""
+
+
+def _always(swallower: FrameType, raiser: FrameType) -> bool:
+    return True
+
+
+def _of_a_local_file(swallower: FrameType, raiser: FrameType) -> bool:
+    """`File.open` reads a local file in another way, and lets the exception pass for the rest."""
+    protocol = guard.attribute(raiser.f_locals.get("fs"), "protocol")
+    return protocol is not None and "file" in protocol
+
+
+def _in_a_directory(swallower: FrameType, raiser: FrameType) -> bool:
+    """A directory is loaded although a file of it cannot be; a single file is not."""
+    return swallower is not raiser and "python_files" in swallower.f_locals
+
+
+def _tried_again(swallower: FrameType, raiser: FrameType) -> bool:
+    """The controller puts the action back into its queue until the retries are used up."""
+    retries = guard.attribute(swallower.f_locals.get("action"), "retries")
+    limit = guard.attribute(swallower.f_locals.get("self"), "_max_retries")
+    return not (isinstance(retries, int) and isinstance(limit, int) and retries >= limit)
+
+
+_STORAGE = "flyte.storage._storage"
+_CORE = "flyte._internal.controllers.remote._core"
+# fmt: off
+_SWALLOWED: dict[str, tuple[tuple[str, str, _Swallows], ...]] = {
+    # class                     module, function that swallows it, and when
+    "OnlyAsyncIOSupportedError": ((_STORAGE, "put_stream", _always),
+                                  ("flyte.io._file", "open", _of_a_local_file)),
+    "InitializationError":       ((_STORAGE, "get_configured_fsspec_kwargs", _always),),
+    "ModuleLoadError":           (("flyte._utils.module_loader", "load_python_modules",
+                                   _in_a_directory),),
+    "LogsNotYetAvailableError":  (("flyte.remote._logs", "run", _always),),
+    "SlowDownError":             ((_CORE, "_bg_run", _tried_again),),
+    "ResourceExhaustedError":    ((_CORE, "_bg_run", _always),),
+    "RemoteTaskNotFoundError":   (("flyte._internal.imagebuild.remote_builder", "build_image",
+                                   _always),),
+}
+# fmt: on
+_SWALLOWING_FRAMES = 24
+"""How far up the swallowing function is looked for; the farthest known one is 9 frames up."""
+
+
+# ── What is hooked ────────────────────────────────────────────────────────────────────────────
+
+_CONVERT = "flyte._internal.runtime.convert"
+_TASKRUNNER = "flyte._internal.runtime.taskrunner"
+_ENTRYPOINTS = "flyte._internal.runtime.entrypoints"
+
+_REBUILD = PrivateHook(
+    _CONVERT,
+    "convert_error_to_native",
+    ("err",),
+    "a failed task counts again at each level of nesting",
+)
+_FROM_EXCEPTION = PrivateHook(
+    "flyte.errors",
+    "CustomError.from_exception",
+    ("e",),
+    "a native exception that ends a task is seen only where a parent raises it",
+)
+_OBSERVERS = (
+    PrivateHook("flyte._observe", "register_observer", ("observer",), ""),
+    PrivateHook("flyte._observe", "unregister_observer", ("observer",), ""),
+)
+
+
+class _Source(Enum):
+    """What an SDK exception was rebuilt from."""
+
+    HERE = "the error of a task in this process"
+    ERROR_FILE = "what a child's process wrote into its error file"
+    REPORT = "what the server reports of a child"
+
 
 class Flyte(Sdk):
     """See `faultlens.sdks.Sdk`."""
 
     package = "flyte"
     distribution = "flyte"
+    private_hooks = (_REBUILD, _FROM_EXCEPTION)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._rebuilt: IdentityMap[_Source] = IdentityMap()
+        self._sees_conversions = True
 
     def own_rule(self, cls: type) -> Rule:
         for base in guard.mro(cls):
@@ -54,6 +195,188 @@ class Flyte(Sdk):
             "flyte.run": guard.attribute(action, "run_name"),
             "flyte.action": guard.attribute(action, "name"),
         }
+
+    # Origin or carrier: the table at the top.
+
+    def verdict(self, exc: BaseException, frame: FrameType | None) -> Verdict | None:
+        source = self._rebuilt.get(exc)
+        if source is not None:
+            return self._verdict_on_rebuilt(exc, frame, source)
+        if type(exc).__name__ == "CustomError" and _raised_in(exc, frame, "flyte._run"):
+            # What `flyte.run` raises in its hybrid mode is what the runtime converted.
+            return Verdict(Role.PROPAGATED, _Source.HERE.value, _code(exc))
+        return _verdict_on_swallowed(exc, frame)
+
+    def _verdict_on_rebuilt(
+        self, exc: BaseException, frame: FrameType | None, source: _Source
+    ) -> Verdict:
+        code, why = _code(exc), f"rebuilt from {source.value}"
+        if _raised_in(exc, frame, "flyte._trace"):
+            return Verdict(Role.REPLAYED, "a step's failure, from its record", code)
+        # The runtime calls the worker of a converted native exception "user".
+        native = source is _Source.HERE and guard.attribute(exc, "worker") == "user"
+        if native and not self._sees_conversions:
+            return Verdict(Role.ORIGIN, f"{why}, whose conversion is not seen")
+        if source is _Source.REPORT and type(exc).__name__ in _GIVEN_BY_THE_SERVER:
+            return Verdict(Role.ORIGIN, f"{why}, and only the server could see")
+        return Verdict(Role.PROPAGATED, why, code)
+
+    # The functions that a failure passes through.
+
+    def lacking(self) -> Iterator[PrivateHook]:
+        for hook in super().lacking():
+            if hook is not _FROM_EXCEPTION or _observers() is None:
+                yield hook
+
+    def hook_into(self, module: ModuleType, recorder: Recorder) -> Callable[[], None] | None:
+        if module.__name__ == _CONVERT:
+            return self._hook_rebuilding(module)
+        if module.__name__ == _TASKRUNNER:
+            return self._hook_conversions(recorder)
+        if module.__name__ == _ENTRYPOINTS:
+            return self._hook_load_failures(module, recorder)
+        return None
+
+    def _hook_rebuilding(self, convert: ModuleType) -> Callable[[], None] | None:
+        original = _REBUILD.find(convert)
+        if original is None:
+            self.warn_of(_REBUILD)
+            return None
+        error_class = guard.attribute(convert, "Error")
+        rebuilt = self._rebuilt
+
+        @functools.wraps(original)
+        def convert_error_to_native(err: Any, *args: Any, **kwargs: Any) -> Any:
+            exc = original(err, *args, **kwargs)
+            if isinstance(exc, BaseException) and exc is not err:
+                source = _Source.HERE if type(err) is error_class else _source(err, exc)
+                rebuilt.set(exc, source)
+            return exc
+
+        return replace(convert, "convert_error_to_native", convert_error_to_native)
+
+    def _hook_conversions(self, recorder: Recorder) -> Callable[[], None] | None:
+        """Learn of each native exception that ends a task, while the task's span is current."""
+
+        def ended(native: BaseException) -> None:
+            recorder.converted(native, lambda: self._as_flyte_gives_it(native))
+
+        observers = _observers()
+        if observers is not None:
+            register, unregister = observers
+            observer = _Observer(ended)
+            register(observer)
+            return functools.partial(unregister, observer)
+        errors = sys.modules["flyte.errors"]
+        if _FROM_EXCEPTION.find(errors) is None:
+            self._sees_conversions = False
+            self.warn_of(_FROM_EXCEPTION)
+            return None
+        custom_error = errors.CustomError
+        from_exception = custom_error.__dict__["from_exception"].__func__
+
+        @functools.wraps(from_exception)
+        def noted(cls: Any, e: Any, *args: Any, **kwargs: Any) -> Any:
+            if sys._getframe(1).f_globals.get("__name__") == _TASKRUNNER:
+                ended(e)
+            return from_exception(cls, e, *args, **kwargs)
+
+        return replace(custom_error, "from_exception", classmethod(noted))
+
+    def _hook_load_failures(
+        self, entrypoints: ModuleType, recorder: Recorder
+    ) -> Callable[[], None] | None:
+        """A task that cannot be loaded; versions before 2.6 report nothing of it."""
+        original = guard.attribute(entrypoints, "convert_from_native_to_error")
+        if original is None:
+            return None
+
+        @functools.wraps(original)
+        def convert_from_native_to_error(err: Any, *args: Any, **kwargs: Any) -> Any:
+            error = original(err, *args, **kwargs)
+            recorder.converted(err, lambda: _rebuild(error))
+            return error
+
+        return replace(entrypoints, "convert_from_native_to_error", convert_from_native_to_error)
+
+    def _as_flyte_gives_it(self, native: BaseException) -> Any:
+        """The SDK exception that a parent task would get for it."""
+        errors, convert = sys.modules["flyte.errors"], sys.modules[_CONVERT]
+        custom_error = errors.CustomError(type(native).__name__, guard.text(native, 1024) or "")
+        return _rebuild(convert.convert_from_native_to_error(custom_error))
+
+
+class _Observer:
+    """A subscriber of `flyte._observe`: tells of the exception that ends a task."""
+
+    def __init__(self, ended: Callable[[BaseException], None]) -> None:
+        self._ended = ended
+
+    def task_span(self, info: Any, recorder: Any) -> AbstractContextManager[None]:
+        record_error = recorder.record_error
+
+        # At once, not at the end of this block: by then the spans of the observers that were
+        # registered after us are closed.
+        def record_error_and_tell(error: BaseException) -> None:
+            record_error(error)
+            self._ended(error)
+
+        recorder.record_error = record_error_and_tell
+        return nullcontext()
+
+    def step_span(self, info: Any, recorder: Any) -> AbstractContextManager[None]:
+        """A step's exception goes on into the task, which may handle it."""
+        return nullcontext()
+
+
+def _observers() -> tuple[Any, Any] | None:
+    """The functions by which to subscribe, 2.5 on."""
+    module = sys.modules.get("flyte._observe")
+    found = [hook.find(module) if module is not None else None for hook in _OBSERVERS]
+    return None if None in found else (found[0], found[1])
+
+
+def _source(err: object, exc: BaseException) -> _Source:
+    """Where the error of a child in another process comes from.
+
+    The server names the file if it read one. The code that is the name of an SDK's class was
+    written by a process that got such an exception and passed it on.
+    """
+    in_file = guard.attribute(err, "error_uri") or _code(err) == type(exc).__name__
+    return _Source.ERROR_FILE if in_file else _Source.REPORT
+
+
+def _rebuild(error: Any) -> Any:
+    convert = sys.modules[_CONVERT]
+    return convert.convert_error_to_native(error)
+
+
+def _verdict_on_swallowed(exc: BaseException, frame: FrameType | None) -> Verdict | None:
+    rows = next(
+        (_SWALLOWED[base.__name__] for base in guard.mro(type(exc)) if base.__name__ in _SWALLOWED),
+        (),
+    )
+    if not rows:
+        return None
+    raiser = None
+    for at in guard.frames(exc, frame, _SWALLOWING_FRAMES):
+        raiser = raiser or at
+        module = at.f_globals.get("__name__")
+        for swallowing_module, function, swallows in rows:
+            if module == swallowing_module and at.f_code.co_name == function:
+                if swallows(at, raiser):
+                    return Verdict(Role.CONTROL_FLOW, f"swallowed by {module}.{function}")
+                return None
+    return None
+
+
+def _raised_in(exc: BaseException, frame: FrameType | None, module: str) -> bool:
+    raiser = next(guard.frames(exc, frame, 1), None)
+    return raiser is not None and raiser.f_globals.get("__name__") == module
+
+
+def _code(exc: object) -> str | None:
+    return guard.text(guard.attribute(exc, "code"), 64)
 
 
 def _current_task() -> object:
