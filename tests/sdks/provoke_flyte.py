@@ -191,7 +191,8 @@ class Ending:
 
     phase: str
     error: execution_pb2.ExecutionError | None = None
-    refuse_first_with: Exception | None = None
+    refuse_with: Exception | None = None
+    refusals: int = 1
     submitted: asyncio.Queue[Any] = field(default_factory=asyncio.Queue)
 
 
@@ -210,9 +211,9 @@ class ControlPlane:
 
     async def enqueue_action(self, request: Any, **_: object) -> None:
         ending = self.endings[request.action_id.run.name]
-        if ending.refuse_first_with:
-            refusal, ending.refuse_first_with = ending.refuse_first_with, None
-            raise refusal
+        if ending.refuse_with is not None and ending.refusals > 0:
+            ending.refusals -= 1
+            raise ending.refuse_with
         await ending.submitted.put(request.action_id)
 
     async def watch(self, request: Any, **_: object) -> AsyncIterator[Any]:
@@ -339,7 +340,7 @@ def refused_once(code: str) -> BaseException:
     async def body() -> None:
         run_name = str(flyte.ctx().action.run_name)
         refusal = rpc_error(code, "the queue is full")
-        await submit_child(Ending("SUCCEEDED", refuse_first_with=refusal), child())
+        await submit_child(Ending("SUCCEEDED", refuse_with=refusal), child())
         raise controller().slow_downs.pop(run_name)  # the controller swallowed it; hand it out
 
     return caught_by_parent(body)

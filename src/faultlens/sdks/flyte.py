@@ -117,7 +117,8 @@ _CORE = "flyte._internal.controllers.remote._core"
 _SWALLOWED: dict[str, tuple[tuple[str, str, _Swallows], ...]] = {
     # class                     module, function that swallows it, and when
     "OnlyAsyncIOSupportedError": ((_STORAGE, "put_stream", _always),
-                                  ("flyte.io._file", "open", _of_a_local_file)),
+                                  ("flyte.io._file", "open", _of_a_local_file),
+                                  ("flyte.io._file", "_open", _of_a_local_file)),
     "InitializationError":       ((_STORAGE, "get_configured_fsspec_kwargs", _always),),
     "ModuleLoadError":           (("flyte._utils.module_loader", "load_python_modules",
                                    _in_a_directory),),

@@ -1,0 +1,535 @@
+"""What can happen in Flyte, and how often it truly goes wrong: see `tests.sdks.flows`.
+
+Local runs, the parent of remote children (the server's answers come from `provoke_flyte`), the
+SDK's client side, and what the SDK swallows itself. Pods are in `test_flyte_pods`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import flyte
+import flyte.errors
+import flyte.io
+import flyte.storage
+from flyte._internal.controllers._local_controller import LocalController
+from flyte._internal.runtime import convert
+from flyte._utils.module_loader import load_python_modules
+from flyteidl2.core import execution_pb2
+
+from tests.sdks import provoke_flyte
+from tests.sdks.flows import Flows
+from tests.sdks.provoke_flyte import SYSTEM, USER, Ending, child, submit_child
+
+FLOWS = Flows(flyte.errors.BaseRuntimeError, flyte.errors.ActionNotFoundError)
+flow = FLOWS.enter
+
+env = flyte.TaskEnvironment("flows")
+
+
+def run(task: Any, *expected: type[BaseException]) -> None:
+    """Run a task in this process, which ends in one of these."""
+    with contextlib.suppress(*expected):
+        provoke_flyte.run_locally(task)
+
+
+USER_ERROR = flyte.errors.RuntimeUserError
+ANY_ERROR = flyte.errors.BaseRuntimeError
+
+
+# --- one task ------------------------------------------------------------------------------------
+
+
+@env.task
+async def succeeds() -> int:
+    return 1
+
+
+@env.task
+async def raises_value_error() -> int:
+    raise ValueError("a bad row")
+
+
+@env.task
+def raises_value_error_sync() -> int:
+    raise ValueError("a bad row")
+
+
+class RoomFullError(Exception):
+    """Flyte finds OOM in its name."""
+
+
+@env.task
+async def raises_room_full() -> int:
+    raise RoomFullError("no more guests")
+
+
+@env.task
+async def returns_the_wrong_type() -> int:
+    return "nothing was sold"  # type: ignore[return-value]  # the point of this task
+
+
+@flow("success")
+def success() -> None:
+    run(succeeds)
+
+
+@flow("ValueError", {"RuntimeUserError": 1}, {"propagated": 1}, conversions=1)
+def value_error() -> None:
+    run(raises_value_error, USER_ERROR)
+
+
+@flow("ValueError in a sync task", {"RuntimeUserError": 1}, {"propagated": 1}, conversions=1)
+def value_error_sync() -> None:
+    run(raises_value_error_sync, USER_ERROR)
+
+
+@flow("a class that reads like OOM", {"OOMError": 1}, {"propagated": 1}, conversions=1)
+def room_full() -> None:
+    run(raises_room_full, flyte.errors.OOMError)
+
+
+@flow("output of the wrong type", {"RuntimeDataValidationError": 1})
+def wrong_type() -> None:
+    run(returns_the_wrong_type, USER_ERROR)
+
+
+RAISED_BY_A_TASK: dict[str, Callable[[], BaseException]] = {
+    "RuntimeUserError": lambda: flyte.errors.RuntimeUserError("MYCODE", "m"),
+    "RuntimeSystemError": lambda: flyte.errors.RuntimeSystemError("SYSCODE", "m", worker="w-7"),
+    "RuntimeUnknownError": lambda: flyte.errors.RuntimeUnknownError("UNK", "m"),
+    "CustomError": lambda: flyte.errors.CustomError("Mine", "m"),
+    "OOMError": lambda: flyte.errors.OOMError("OOM", "m"),
+    "TaskTimeoutError": lambda: flyte.errors.TaskTimeoutError("m"),
+    "BaseRuntimeError": lambda: flyte.errors.BaseRuntimeError("Odd", "unknown", "m"),
+    "ActionNotFoundError": lambda: flyte.errors.ActionNotFoundError("m"),
+}
+
+
+def _raised_by_a_task(make: Callable[[], BaseException]) -> None:
+    @env.task
+    async def raises() -> int:
+        raise make()
+
+    run(raises, ANY_ERROR)
+
+
+for _name, _make in RAISED_BY_A_TASK.items():
+    flow(f"a task raises {_name}", {_name: 1}, {"propagated": 1})(
+        functools.partial(_raised_by_a_task, _make)
+    )
+
+
+# --- tasks that call tasks -----------------------------------------------------------------------
+
+
+@env.task
+async def calls_one() -> int:
+    return await raises_value_error()
+
+
+@env.task
+async def calls_two() -> int:
+    return await calls_one()
+
+
+@env.task
+async def catches() -> int:
+    with contextlib.suppress(USER_ERROR):
+        await raises_value_error()
+    return 0
+
+
+@env.task
+async def gathers_three() -> int:
+    results = await asyncio.gather(
+        *(raises_value_error() for _ in range(3)), return_exceptions=True
+    )
+    return len(results)
+
+
+@env.task
+def fails_for(number: int) -> int:
+    raise ValueError(str(number))
+
+
+@env.task
+def maps_three() -> int:
+    return len(list(flyte.map(fails_for, range(3), return_exceptions=True)))
+
+
+@env.task
+async def wraps_in_native() -> int:
+    try:
+        return await raises_value_error()
+    except USER_ERROR as error:
+        raise RuntimeError("no report") from error
+
+
+@env.task
+async def wraps_in_sdk_error() -> int:
+    try:
+        return await raises_value_error()
+    except USER_ERROR as error:
+        raise flyte.errors.RuntimeSystemError("NoReport", "m") from error
+
+
+@env.task
+async def wraps_twice() -> int:
+    try:
+        return await wraps_in_native()
+    except USER_ERROR as error:
+        try:
+            raise KeyError("region") from error
+        except KeyError as missing:
+            raise flyte.errors.RuntimeUserError("NoRegion", "m") from missing
+
+
+@env.task
+async def fails_while_handling() -> int:
+    try:
+        return await raises_value_error()
+    except USER_ERROR:
+        raise KeyError("region")  # noqa: B904  # a failure of the handler's own
+
+
+@env.task
+async def raises_the_child_s_error_later() -> int:
+    results: Any = await asyncio.gather(raises_value_error(), return_exceptions=True)
+    raise results[0]
+
+
+flow("nested once", {"RuntimeUserError": 1}, {"propagated": 2}, conversions=1)(
+    lambda: run(calls_one, USER_ERROR)
+)
+flow("nested twice", {"RuntimeUserError": 1}, {"propagated": 3}, conversions=1)(
+    lambda: run(calls_two, USER_ERROR)
+)
+flow("the parent catches it", {"RuntimeUserError": 1}, {"propagated": 1}, conversions=1)(
+    lambda: run(catches)
+)
+flow("gather of three", {"RuntimeUserError": 3}, {"propagated": 3}, conversions=3)(
+    lambda: run(gathers_three)
+)
+flow("flyte.map of three", {"RuntimeUserError": 3}, {"propagated": 3}, conversions=3)(
+    lambda: run(maps_three)
+)
+flow("wrapped in a native one", {"RuntimeUserError": 1}, {"propagated": 2}, conversions=1)(
+    lambda: run(wraps_in_native, USER_ERROR)
+)
+flow(
+    "wrapped in an SDK's", {"RuntimeUserError": 1}, {"propagated": 2, "wrapped": 1}, conversions=1
+)(lambda: run(wraps_in_sdk_error, ANY_ERROR))
+flow(
+    "wrapped again and again",
+    {"RuntimeUserError": 1},
+    {"propagated": 3, "wrapped": 1},
+    conversions=1,
+)(lambda: run(wraps_twice, USER_ERROR))
+flow("the handler fails too", {"RuntimeUserError": 2}, {"propagated": 2}, conversions=2)(
+    lambda: run(fails_while_handling, USER_ERROR)
+)
+flow("re-raised later", {"RuntimeUserError": 1}, {"propagated": 2}, conversions=1)(
+    lambda: run(raises_the_child_s_error_later, USER_ERROR)
+)
+
+
+# --- attempts ------------------------------------------------------------------------------------
+
+attempts: Counter[str] = Counter()
+
+
+def _retries(count: int) -> Any:
+    """Without a pause, where that can be said. 2.0.0b33 does not retry in local mode."""
+    if hasattr(flyte, "Backoff"):
+        from datetime import timedelta
+
+        pause = flyte.Backoff(base=timedelta(0))
+        return flyte.RetryStrategy(count=count, backoff=pause)
+    return count
+
+
+@env.task(retries=_retries(2))
+async def fails_each_time() -> int:
+    attempts["each"] += 1
+    raise ValueError("again")
+
+
+@env.task(retries=_retries(2))
+async def fails_at_first() -> int:
+    attempts["first"] += 1
+    if attempts["first"] == 1:
+        raise ValueError("once")
+    return 1
+
+
+@env.task(retries=_retries(1))
+async def tries_a_child() -> int:
+    attempts["child"] += 1
+    return await raises_value_error()
+
+
+def _attempts(name: str) -> Callable[[], dict[str, int]]:
+    return lambda: {"RuntimeUserError": attempts[name]}
+
+
+def _attempts_before_the_last(name: str) -> Callable[[], dict[str, int]]:
+    return lambda: {"RuntimeUserError": max(1, attempts[name] - 1)}
+
+
+flow("three attempts", _attempts("each"), {"propagated": 1}, conversions=None)(
+    lambda: run(fails_each_time, USER_ERROR)
+)
+
+
+flow(
+    "the second attempt succeeds",
+    _attempts_before_the_last("first"),
+    lambda: {} if attempts["first"] > 1 else {"propagated": 1},
+    conversions=None,
+)(lambda: run(fails_at_first, USER_ERROR))
+flow(
+    "two attempts, in each a child fails",
+    _attempts("child"),
+    lambda: {"propagated": attempts["child"] + 1},
+    conversions=None,
+)(lambda: run(tries_a_child, USER_ERROR))
+
+
+# --- steps, and calls outside of a run -----------------------------------------------------------
+
+
+@flyte.trace
+async def failing_step() -> int:
+    raise ValueError("a bad step")
+
+
+@env.task
+async def task_with_a_step() -> int:
+    return await failing_step()
+
+
+@env.task
+async def task_that_handles_its_step() -> int:
+    with contextlib.suppress(ValueError):
+        await failing_step()
+    return 0
+
+
+flow("a traced step fails", {"RuntimeUserError": 1}, {"propagated": 1}, conversions=1)(
+    lambda: run(task_with_a_step, USER_ERROR)
+)
+flow("a traced step fails, the task handles it")(lambda: run(task_that_handles_its_step))
+
+
+@flow("a step's failure from its record", {}, {"replayed": 1, "propagated": 1})
+def recorded_step() -> None:
+    """A resumed run gets it from the server. Here the controller says so."""
+    error = execution_pb2.ExecutionError(kind=USER, code="ValueError", message="m")
+    fetch = LocalController.get_action_outputs
+
+    async def from_the_record(self: Any, *args: Any, **kwargs: Any) -> tuple[Any, bool]:
+        info, _ = await fetch(self, *args, **kwargs)
+        info.error = convert.convert_error_to_native(error)
+        return info, True
+
+    with mock.patch.object(LocalController, "get_action_outputs", from_the_record):
+        run(task_with_a_step, USER_ERROR)
+
+
+@flow("a sync task called outside of a run", {"RuntimeUserError": 1})
+def outside_of_a_run() -> None:
+    with contextlib.suppress(USER_ERROR):
+        raises_value_error_sync()
+
+
+# --- a parent whose child runs elsewhere ---------------------------------------------------------
+
+ABORTED = next(n for n in ("ActionAbortedError", "RunAbortedError") if hasattr(flyte.errors, n))
+
+
+def reported(kind: Any, code: str, **fields: Any) -> execution_pb2.ExecutionError:
+    return execution_pb2.ExecutionError(kind=kind, code=code, message="m", **fields)
+
+
+def _child_ends(
+    how: str, error: execution_pb2.ExecutionError | None = None
+) -> Callable[[], object]:
+    return lambda: provoke_flyte.child_ends(how, error)
+
+
+def _child_ends_uncaught(error: execution_pb2.ExecutionError) -> None:
+    @env.task
+    async def parent() -> None:
+        await submit_child(Ending("FAILED", error), child())
+
+    run(parent, ANY_ERROR)
+
+
+flow("remote: FAILED, ValueError", {}, {"propagated": 1})(
+    _child_ends("FAILED", reported(USER, "ValueError"))
+)
+flow("remote: FAILED, a system error", {}, {"propagated": 1})(
+    _child_ends("FAILED", reported(SYSTEM, "SYSCODE", worker="w-7"))
+)
+flow("remote: FAILED, not caught", {}, {"propagated": 2})(
+    lambda: _child_ends_uncaught(reported(USER, "ValueError"))
+)
+for _class, _code in {
+    "OOMError": "OOMKilled",
+    "TaskInterruptedError": "Interrupted",
+    "PrimaryContainerNotFoundError": "PrimaryContainerNotFound",
+    "RetriesExhaustedError": "RetriesExhausted|Error",
+    "InvalidImageNameError": "InvalidImageName",
+    "ImagePullBackOffError": "ImagePullBackOff",
+}.items():
+    flow(f"remote: FAILED, {_class}", {_class: 1})(_child_ends("FAILED", reported(USER, _code)))
+flow("remote: OOM kill, not caught", {"OOMError": 1}, {"propagated": 1})(
+    lambda: _child_ends_uncaught(reported(USER, "OOMKilled"))
+)
+flow("remote: OOMError that a process wrote down", {}, {"propagated": 1})(
+    _child_ends("FAILED", reported(USER, "OOMKilled", error_uri="s3://bucket/a1/1/error.pb"))
+)
+# The storage is looked at before flyte.init, which is control flow as below.
+flow("remote: FAILED, and no error can be read", {"RuntimeSystemError": 1}, {"control_flow": 1})(
+    _child_ends("FAILED")
+)
+flow("remote: ABORTED", {ABORTED: 1})(_child_ends("ABORTED"))
+flow("remote: TIMED_OUT", {"TaskTimeoutError": 1})(_child_ends("TIMED_OUT"))
+if hasattr(flyte.errors, "MaxRuntimeExceededError"):
+    flow("remote: a time-out as FAILED", {"MaxRuntimeExceededError": 1})(
+        _child_ends("FAILED", reported(USER, "MAX_RUNTIME_EXCEEDED"))
+    )
+    flow("remote: a time-out further down", {}, {"propagated": 1})(
+        _child_ends("FAILED", reported(USER, "MaxRuntimeExceededError"))
+    )
+
+
+def _refused(code: str, times: int = 1) -> None:
+    """The queue refuses the child at first."""
+
+    @env.task
+    async def parent() -> None:
+        refusal = provoke_flyte.rpc_error(code, "not now")
+        await submit_child(Ending("SUCCEEDED", refuse_with=refusal, refusals=times), child())
+
+    run(parent, ANY_ERROR)
+
+
+flow("remote: the queue is UNAVAILABLE twice", {}, {"control_flow": 2})(
+    lambda: _refused("UNAVAILABLE", 2)
+)
+flow("remote: the queue is full once", {}, {"control_flow": 1})(
+    lambda: _refused("RESOURCE_EXHAUSTED")
+)
+flow("remote: INVALID_ARGUMENT", {"RuntimeSystemError": 1}, {"wrapped": 1, "propagated": 1})(
+    lambda: _refused("INVALID_ARGUMENT")
+)
+
+
+# --- the client's side ---------------------------------------------------------------------------
+
+
+def _provoked(name: str) -> Callable[[], object]:
+    return provoke_flyte.PROVOCATIONS[name].provoke
+
+
+for _name in ("InitializationError", "DeploymentError", "ImageBuildError", "ModuleLoadError"):
+    flow(f"client: {_name}", {_name: 1})(_provoked(_name))
+flow("client: a file system without async", {"OnlyAsyncIOSupportedError": 1})(
+    _provoked("OnlyAsyncIOSupportedError")
+)
+flow("client: logs of an action that has none", {"LogsNotYetAvailableError": 1})(
+    _provoked("LogsNotYetAvailableError")
+)
+
+
+# --- what the SDK raises and swallows ------------------------------------------------------------
+
+
+@flow("a local file is opened", {}, {"control_flow": 1})
+def local_file() -> None:
+    async def read(path: str) -> None:
+        async with flyte.io.File(path=path).open("rb") as file:
+            await file.read()
+
+    with provoke_flyte.initialized(), tempfile.NamedTemporaryFile() as file:
+        asyncio.run(read(file.name))
+
+
+@flow("a file in memory is opened", {"OnlyAsyncIOSupportedError": 1})
+def file_in_memory() -> None:
+    async def read() -> None:
+        async with flyte.io.File(path="memory://report.csv").open("rb"):
+            pass
+
+    with provoke_flyte.initialized(), contextlib.suppress(USER_ERROR):
+        asyncio.run(read())
+
+
+@flow("a local file is written", {}, {"control_flow": 1})
+def local_stream() -> None:
+    with provoke_flyte.initialized(), tempfile.TemporaryDirectory() as scratch:
+        asyncio.run(flyte.storage.put_stream(b"report", to_path=f"{scratch}/report.csv"))
+
+
+@flow("storage before flyte.init", {}, {"control_flow": 1})
+def storage_before_init() -> None:
+    from flyte.storage._storage import get_configured_fsspec_kwargs
+
+    with mock.patch("flyte._initialize._init_config", None):
+        get_configured_fsspec_kwargs("file")
+
+
+def _load() -> None:
+    """`flyte deploy` of a directory in which one file is broken."""
+    with tempfile.TemporaryDirectory() as scratch:
+        Path(scratch, "broken_module_of_flyte_flows.py").write_text("def main(:\n")
+        Path(scratch, "sound_module_of_flyte_flows.py").write_text("x = 1\n")
+        with mock.patch.object(sys, "path", [scratch, *sys.path]), mock.patch.dict(sys.modules):
+            root = () if RAISES_AND_SWALLOWS else (Path(scratch),)
+            _, failed = load_python_modules(Path(scratch), *root)
+            assert len(failed) == 1
+
+
+def _root(scratch: str) -> tuple[Path, ...]:
+    import inspect
+
+    return (
+        (Path(scratch),) if "root_dir" in inspect.signature(load_python_modules).parameters else ()
+    )
+
+
+# Later versions note what the import raised, and raise nothing themselves.
+RAISES_AND_SWALLOWS = "root_dir" not in load_python_modules.__code__.co_varnames
+flow("a directory with a broken file", {}, {"control_flow": 1} if RAISES_AND_SWALLOWS else {})(
+    lambda: _load()
+)
+
+
+@flow("the log viewer, before there are logs", {}, {"control_flow": 1})
+def log_viewer() -> None:
+    from flyte.errors import LogsNotYetAvailableError
+    from flyte.remote._logs import AsyncLogViewer
+
+    async def no_logs() -> AsyncIterator[Any]:
+        raise LogsNotYetAvailableError("not yet")
+        yield
+
+    with Path("/dev/null").open("w") as nowhere:
+        viewer = AsyncLogViewer(log_source=no_logs())
+        viewer.console.file = nowhere
+        asyncio.run(viewer.run())
+
+
+if __name__ == "__main__":
+    FLOWS.main()

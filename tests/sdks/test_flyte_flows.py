@@ -1,0 +1,11 @@
+"""What is counted of all that can happen in Flyte, on the installed version."""
+
+from __future__ import annotations
+
+from tests.sdks.flows import outcomes
+
+
+def test_the_number_of_failures_is_the_number_of_things_that_went_wrong() -> None:
+    found = outcomes("flyte_flows")
+    assert len(found) > 50
+    assert {name: outcome for name, outcome in found.items() if not outcome.right} == {}
