@@ -490,30 +490,20 @@ def storage_before_init() -> None:
         get_configured_fsspec_kwargs("file")
 
 
-def _load() -> None:
-    """`flyte deploy` of a directory in which one file is broken."""
+BROKEN = "import flyte.errors; raise flyte.errors.ModuleLoadError('no module of this project')"
+WRAPS_LOAD_ERRORS = "root_dir" not in load_python_modules.__code__.co_varnames  # 2.0.0b33
+
+
+@flow("a directory with a broken file", {}, {"control_flow": 2 if WRAPS_LOAD_ERRORS else 1})
+def broken_file_in_a_directory() -> None:
+    """What `flyte deploy` of a directory does."""
     with tempfile.TemporaryDirectory() as scratch:
-        Path(scratch, "broken_module_of_flyte_flows.py").write_text("def main(:\n")
-        Path(scratch, "sound_module_of_flyte_flows.py").write_text("x = 1\n")
+        Path(scratch, "broken_module_of_flyte_flows.py").write_text(BROKEN)
+        Path(scratch, "sound_module_of_flyte_flows.py").write_text("x = 1")
         with mock.patch.object(sys, "path", [scratch, *sys.path]), mock.patch.dict(sys.modules):
-            root = () if RAISES_AND_SWALLOWS else (Path(scratch),)
+            root = () if WRAPS_LOAD_ERRORS else (Path(scratch),)
             _, failed = load_python_modules(Path(scratch), *root)
             assert len(failed) == 1
-
-
-def _root(scratch: str) -> tuple[Path, ...]:
-    import inspect
-
-    return (
-        (Path(scratch),) if "root_dir" in inspect.signature(load_python_modules).parameters else ()
-    )
-
-
-# Later versions note what the import raised, and raise nothing themselves.
-RAISES_AND_SWALLOWS = "root_dir" not in load_python_modules.__code__.co_varnames
-flow("a directory with a broken file", {}, {"control_flow": 1} if RAISES_AND_SWALLOWS else {})(
-    lambda: _load()
-)
 
 
 @flow("the log viewer, before there are logs", {}, {"control_flow": 1})
