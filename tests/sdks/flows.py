@@ -108,12 +108,17 @@ class Flows(dict[str, Flow]):
         )
 
     def main(self) -> None:
-        """Let all happen, and print it as a table, or with ``--json`` for `outcomes`."""
+        """Let all happen, and print it as a table, or with ``--json`` for `outcomes`.
+
+        With the table the exit status says whether all was counted right.
+        """
         found = {name: self.outcome(flow) for name, flow in self.items()}
         if "--json" in sys.argv:
             inside.report({name: asdict(outcome) for name, outcome in found.items()})
-        else:
-            _print(found)
+            return
+        _print(found)
+        if not all(outcome.right for outcome in found.values()):
+            sys.exit("The numbers of the cases marked ! are wrong.")
 
 
 @functools.cache
@@ -181,7 +186,7 @@ def _reason(series: list[str]) -> str:
 
 
 def _print(found: Mapping[str, Outcome]) -> None:
-    head = ("case", "true", "counted", "suppressed", "raised")
+    head = ("", "case", "true", "counted", "suppressed by reason", "raised")
     table = [head, *(_row(name, outcome) for name, outcome in found.items())]
     wide = [max(len(row[column]) for row in table) for column in range(len(head))]
     for row in table:
@@ -191,6 +196,7 @@ def _print(found: Mapping[str, Outcome]) -> None:
 def _row(name: str, outcome: Outcome) -> tuple[str, ...]:
     reasons = (f"{count} {reason}" for reason, count in outcome.counted_suppressed.items())
     return (
+        " " if outcome.right else "!",
         name,
         str(sum(outcome.failures.values())),
         str(sum(outcome.counted_failures.values())),
