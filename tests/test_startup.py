@@ -152,9 +152,13 @@ def test_disable_restores_every_attribute_that_enable_patched() -> None:
             # The names that an SDK's classes have, and the very objects behind the patched ones.
             classes = [c for m in (flyte.errors, durable_workflow.errors)
                        for c in vars(m).values() if isinstance(c, type)]
+            modules = [dict(vars(m)) for m in (convert, taskrunner, entrypoints)]
+            observe = sys.modules.get("flyte._observe")
             return ([(c, dict(vars(c))) for c in (*classes, durable_workflow.worker.Worker)],
+                    modules, observe and list(observe._observers),
                     list(sys.meta_path), sys.gettrace(), sys.excepthook)
         import flyte.errors, durable_workflow.worker, inside, faultlens, inspect
+        from flyte._internal.runtime import convert, entrypoints, taskrunner
         before = state()
         signatures = [str(inspect.signature(flyte.errors.OOMError)),
                       str(inspect.signature(flyte.errors.BaseRuntimeError))]

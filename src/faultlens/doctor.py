@@ -15,7 +15,7 @@ import platform
 import re
 import site
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 from importlib import metadata
@@ -75,6 +75,7 @@ def _checks(enabled: bool, record: bool) -> Iterator[Check]:
     sdks: list[Sdk] = []
     yield from _sdks(sdks)
     yield from _rules(settings, sdks)
+    yield from _unknown_classes("suppress", settings.suppress, sdks)
     yield _worker(settings)
     yield _metrics(settings)
     yield from _spans(settings)
@@ -163,6 +164,9 @@ def _sdks(loaded: list[Sdk]) -> Iterator[Check]:
             loaded.append(sdk)
             text = f"{sdk.version}, {len(sdk.classes)} exception classes"
             yield Check(Mark.OK, sdk.package, text)
+            for hook in sdk.lacking():
+                text = f"has no {hook.module}.{hook.name} as it is known; without it {hook.without}"
+                yield Check(Mark.WARN, sdk.package, text)
         elif sdk.installed:
             yield Check(Mark.FAIL, sdk.package, sdk.why)
         else:
@@ -180,12 +184,17 @@ def _rules(settings: Settings, sdks: list[Sdk]) -> Iterator[Check]:
     except rules.RulesError as error:
         yield Check(Mark.FAIL, "rules", f"{error} The built-in rules stay in force.")
         return
-    idle = [name for name in kinds if _concerns_nothing(name, sdks)]
     yield Check(Mark.OK, "rules", f"FAULTLENS_RULES={settings.rules}: {_number(kinds, 'class')}")
-    for name in idle:
-        near = difflib.get_close_matches(name, [known for sdk in sdks for known in sdk.classes], 1)
-        hint = f": did you mean {near[0]}?" if near else ""
-        yield Check(Mark.WARN, "rules", f"no installed SDK has the class {name}{hint}")
+    yield from _unknown_classes("rules", kinds, sdks)
+
+
+def _unknown_classes(subject: str, names: Iterable[str], sdks: list[Sdk]) -> Iterator[Check]:
+    for name in names:
+        if _concerns_nothing(name, sdks):
+            known = [known for sdk in sdks for known in sdk.classes]
+            near = difflib.get_close_matches(name, known, 1)
+            hint = f": did you mean {near[0]}?" if near else ""
+            yield Check(Mark.WARN, subject, f"no installed SDK has the class {name}{hint}")
 
 
 def _concerns_nothing(name: str, sdks: list[Sdk]) -> bool:

@@ -27,7 +27,11 @@ class IdentityMap(Generic[V]):
         return len(self._entries)
 
     def set(self, obj: object, value: V) -> None:
-        """Remember `value` until the object dies; TypeError if it takes no weak reference."""
+        """Remember `value` until the object dies.
+
+        Nothing is remembered of an object that takes no weak reference, as an instance of a
+        built-in exception class: it could not be told from its successor at the same address.
+        """
         key, entries = id(obj), self._entries
 
         def forget(reference: object) -> None:
@@ -35,7 +39,10 @@ class IdentityMap(Generic[V]):
             if entry is not None and entry[0] is reference:
                 del entries[key]
 
-        entries[key] = (weakref.ref(obj, forget), value)
+        try:
+            entries[key] = (weakref.ref(obj, forget), value)
+        except TypeError:
+            pass
 
     def get(self, obj: object) -> V | None:
         """What is remembered about the object; None if nothing is."""

@@ -436,6 +436,18 @@ flow("remote: INVALID_ARGUMENT", {"RuntimeSystemError": 1}, {"wrapped": 1, "prop
 )
 
 
+@flow("remote: the queue stays UNAVAILABLE", {"SlowDownError": 1}, {"wrapped": 1, "propagated": 1})
+def retries_used_up() -> None:
+    controller = provoke_flyte.controller()
+    with mock.patch.object(controller, "_max_retries", 0):
+        _refused("UNAVAILABLE", 1)
+
+
+if not hasattr(flyte.errors, "ResourceExhaustedError"):
+    # Before 2.6 a worker of the controller ends there, and the parent waits for ever.
+    del FLOWS["remote: the queue stays UNAVAILABLE"]
+
+
 # --- the client's side ---------------------------------------------------------------------------
 
 

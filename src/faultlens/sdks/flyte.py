@@ -31,6 +31,7 @@ becomes an SDK exception again, and this decides:
 from __future__ import annotations
 
 import functools
+import importlib
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -225,6 +226,7 @@ class Flyte(Sdk):
     # The functions that a failure passes through.
 
     def lacking(self) -> Iterator[PrivateHook]:
+        importlib.import_module(_TASKRUNNER)
         for hook in super().lacking():
             if hook is not _FROM_EXCEPTION or _observers() is None:
                 yield hook

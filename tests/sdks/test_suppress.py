@@ -1,0 +1,55 @@
+"""``FAULTLENS_SUPPRESS``: what the user does not count."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests import children
+
+pytest.importorskip("flyte")
+
+INVALID_ARGUMENT = "durable_workflow.errors.InvalidArgument"
+RAISES = """
+    import flyte.errors, durable_workflow.errors, inside
+    class Mine(flyte.errors.OOMError): pass
+    def attempt(exc, cause=None):
+        try:
+            raise exc from cause
+        except Exception:
+            return exc
+    oom = attempt(flyte.errors.OOMError("CODE", "m"))
+    attempt(Mine("CODE", "m"))
+    attempt(flyte.errors.RuntimeUserError("CODE", "m"))
+    attempt(durable_workflow.errors.InvalidArgument("m"))
+    attempt(flyte.errors.RuntimeSystemError("CODE", "m"), oom)
+    inside.report([inside.failures(), inside.suppressed()])
+"""
+
+
+def test_a_class_and_its_subclasses_are_no_failures() -> None:
+    failures, suppressed = children.report(
+        RAISES,
+        env={
+            "FAULTLENS_SUPPRESS": "flyte.errors.OOMError, durable_workflow.errors.InvalidArgument"
+        },
+    )
+    assert failures == {"flyte.errors.RuntimeUserError|user|w": 1}
+    assert suppressed == {
+        "flyte.errors.OOMError|user|w|configured": 1,
+        "__main__.Mine|user|w|configured": 1,
+        f"{INVALID_ARGUMENT}|user|w|configured": 1,
+        # What it causes is the same failure, and that is not counted.
+        "flyte.errors.RuntimeSystemError|system|w|wrapped": 1,
+    }
+
+
+def test_without_it_they_are_failures() -> None:
+    failures, suppressed = children.report(RAISES)
+    assert sum(failures.values()) == 4
+    assert suppressed == {"flyte.errors.RuntimeSystemError|system|w|wrapped": 1}
+
+
+def test_a_name_that_is_no_class_is_one_warning() -> None:
+    done = children.run(RAISES, env={"FAULTLENS_SUPPRESS": "flyte.errors.OOMErorr"})
+    assert done.stderr.count("FAULTLENS_SUPPRESS") == 1
+    assert "FAULTLENS_SUPPRESS: flyte.errors.OOMErorr changes nothing: flyte " in done.stderr
