@@ -151,6 +151,8 @@ class Pipeline:
         try:
             exc = convert()  # not within `report`: it makes SDK exceptions, which the hook sees
         except Exception as error:
+            if guard.of_a_signal(error):
+                raise
             self._dropped("internal_error", error)
             return
         self.hook.report(lambda: self._record_converted(native, exc))
@@ -209,10 +211,10 @@ class Pipeline:
     ) -> BaseException | None:
         """Hand a record to the sinks. Raises only before anything is recorded."""
         span, trace = self._current_span()
+        if self._sdk_of(exc) is not None:
+            self.seen.set(exc, failure)  # a second try says the same again
         self.counters.count(failure, trace)
         try:
-            if self._sdk_of(exc) is not None:
-                self.seen.set(exc, failure)
             self.log(failure, exc, frame)
             self.spans.record(failure, exc, frame, span)
         except BaseException as error:

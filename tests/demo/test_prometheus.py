@@ -41,7 +41,7 @@ scrape_configs:
         labels: {{cluster: test}}
 """
 
-# What goes wrong in a round of the Flyte example: the scenarios of `faultlens.demo.flyte_tasks` say.
+# What goes wrong in a round of the Flyte example; its scenarios are in `demo.flyte_tasks`.
 FLYTE_FAILURES = {
     "flyte.errors.RuntimeUserError": 5,
     "flyte.errors.RuntimeSystemError": 2,

@@ -305,8 +305,12 @@ class Flyte(Sdk):
     def _as_flyte_gives_it(self, native: BaseException) -> Any:
         """The SDK exception that a parent task would get for it."""
         errors, convert = sys.modules["flyte.errors"], sys.modules[_CONVERT]
-        custom_error = errors.CustomError(type(native).__name__, guard.text(native, 1024) or "")
-        return _rebuild(convert.convert_from_native_to_error(custom_error))
+        # Of the text only the code decides anything; the event has the native one's own.
+        custom_error = errors.CustomError(type(native).__name__, "")
+        try:
+            return _rebuild(convert.convert_from_native_to_error(custom_error))
+        except Exception:  # a version in which these two are others: it is a user's error still
+            return custom_error
 
 
 class _Observer:
