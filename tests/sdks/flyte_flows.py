@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import io
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -22,8 +23,12 @@ import flyte.errors
 import flyte.io
 import flyte.storage
 from flyte._internal.controllers._local_controller import LocalController
+from flyte._internal.imagebuild import remote_builder
+from flyte._internal.imagebuild.remote_builder import RemoteImageBuilder
 from flyte._internal.runtime import convert
 from flyte._utils.module_loader import load_python_modules
+from flyte.remote._logs import Logs
+from flyte.syncify import syncify
 from flyteidl2.core import execution_pb2
 
 from tests.sdks import provoke_flyte
@@ -520,17 +525,27 @@ def broken_file_in_a_directory() -> None:
 
 @flow("the log viewer, before there are logs", {}, {"control_flow": 1})
 def log_viewer() -> None:
-    from flyte.errors import LogsNotYetAvailableError
-    from flyte.remote._logs import AsyncLogViewer
+    with provoke_flyte.no_logs_yet() as action, provoke_flyte.initialized():
+        viewer = Logs.create_viewer(action)
+        with contextlib.redirect_stdout(io.StringIO()):
+            asyncio.run(viewer)
 
-    async def no_logs() -> AsyncIterator[Any]:
-        raise LogsNotYetAvailableError("not yet")
-        yield
 
-    with Path("/dev/null").open("w") as nowhere:
-        viewer = AsyncLogViewer(log_source=no_logs())
-        viewer.console.file = nowhere
-        asyncio.run(viewer.run())
+if hasattr(flyte.errors, "RemoteTaskNotFoundError"):
+
+    @flow("a remote image builder that is not there", {"ImageBuildError": 1}, {"control_flow": 1})
+    def no_remote_builder() -> None:
+        """In the SDK's own loop, as `flyte.build` does."""
+        image = flyte.Image.from_debian_base(registry="registry.test", name="app")
+        prepared = mock.AsyncMock(return_value=("spec", "context"))
+        build = syncify(RemoteImageBuilder().build_image)
+        with (
+            mock.patch.object(remote_builder, "_validate_configuration", prepared),
+            provoke_flyte.no_such_task(),
+            provoke_flyte.initialized(),
+            contextlib.suppress(flyte.errors.ImageBuildError),
+        ):
+            build(image)
 
 
 if __name__ == "__main__":

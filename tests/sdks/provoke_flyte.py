@@ -420,9 +420,9 @@ def file_system_without_async() -> BaseException:
         return caught(lambda: asyncio.run(flyte.storage.open("memory://report.csv")))
 
 
-@provokes("LogsNotYetAvailableError")
-def logs_of_an_action_that_has_none() -> BaseException:
-    from flyte.remote._logs import Logs
+@contextmanager
+def no_logs_yet() -> Iterator[Any]:
+    """An action of which the server has no logs."""
     from flyteidl2.common import identifier_pb2
 
     async def no_log_stream(*_: object, **__: object) -> AsyncIterator[object]:
@@ -431,17 +431,38 @@ def logs_of_an_action_that_has_none() -> BaseException:
 
     service = SimpleNamespace(TailLogs=no_log_stream, tail_logs=no_log_stream)
     with client_of("flyte.remote._logs", logs_service=service, dataproxy_service=service):
-        action = identifier_pb2.ActionIdentifier(name="a0")
+        yield identifier_pb2.ActionIdentifier(name="a0")
+
+
+@provokes("LogsNotYetAvailableError")
+def logs_of_an_action_that_has_none() -> BaseException:
+    from flyte.remote._logs import Logs
+
+    with no_logs_yet() as action:
         return caught(lambda: list(Logs.tail(action, retry=1)))
+
+
+@contextmanager
+def no_such_task() -> Iterator[None]:
+    """A server to which no task was deployed."""
+
+    async def get_task_details(*_: object, **__: object) -> object:
+        raise rpc_error("NOT_FOUND", "no such task")
+
+    async def list_tasks(*_: object, **__: object) -> object:
+        return SimpleNamespace(tasks=[], token="")
+
+    service = SimpleNamespace(
+        **dict.fromkeys(("get_task_details", "GetTaskDetails"), get_task_details),
+        **dict.fromkeys(("list_tasks", "ListTasks"), list_tasks),
+    )
+    with client_of("flyte.remote._task", task_service=service):
+        yield
 
 
 @provokes("RemoteTaskNotFoundError")
 def task_that_was_never_deployed() -> BaseException:
-    async def get_task_details(*_: object, **__: object) -> object:
-        raise rpc_error("NOT_FOUND", "no such task")
-
-    service = SimpleNamespace(get_task_details=get_task_details)
-    with initialized(), client_of("flyte.remote._task", task_service=service):
+    with initialized(), no_such_task():
         return caught(lambda: flyte.remote.Task.get("sales.train", version="v1").fetch())
 
 

@@ -30,8 +30,10 @@ becomes an SDK exception again, and this decides:
 
 from __future__ import annotations
 
+import contextvars
 import functools
 import importlib
+import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -123,7 +125,6 @@ _SWALLOWED: dict[str, tuple[tuple[str, str, _Swallows], ...]] = {
     "InitializationError":       ((_STORAGE, "get_configured_fsspec_kwargs", _always),),
     "ModuleLoadError":           (("flyte._utils.module_loader", "load_python_modules",
                                    _in_a_directory),),
-    "LogsNotYetAvailableError":  (("flyte.remote._logs", "run", _always),),
     "SlowDownError":             ((_CORE, "_bg_run", _tried_again),),
     "ResourceExhaustedError":    ((_CORE, "_bg_run", _always),),
     "RemoteTaskNotFoundError":   (("flyte._internal.imagebuild.remote_builder", "build_image",
@@ -136,6 +137,13 @@ _SWALLOWING_FRAMES = 24
 
 # ── What is hooked ────────────────────────────────────────────────────────────────────────────
 
+# The log viewer swallows a LogsNotYetAvailableError that is raised in a thread of the SDK's, where
+# none of its frames is seen. Its context is.
+_viewing_logs: contextvars.ContextVar[bool] = contextvars.ContextVar(
+    "faultlens_viewing_logs", default=False
+)
+
+_LOGS = "flyte.remote._logs"
 _CONVERT = "flyte._internal.runtime.convert"
 _TASKRUNNER = "flyte._internal.runtime.taskrunner"
 _ENTRYPOINTS = "flyte._internal.runtime.entrypoints"
@@ -151,6 +159,9 @@ _FROM_EXCEPTION = PrivateHook(
     "CustomError.from_exception",
     ("e",),
     "a native exception that ends a task is seen only where a parent raises it",
+)
+_VIEW_LOGS = PrivateHook(
+    _LOGS, "AsyncLogViewer.run", ("self",), "logs that are not there yet count as a failure"
 )
 _OBSERVERS = (
     PrivateHook("flyte._observe", "register_observer", ("observer",), ""),
@@ -171,7 +182,7 @@ class Flyte(Sdk):
 
     package = "flyte"
     distribution = "flyte"
-    private_hooks = (_REBUILD, _FROM_EXCEPTION)
+    private_hooks = (_REBUILD, _FROM_EXCEPTION, _VIEW_LOGS)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -207,6 +218,8 @@ class Flyte(Sdk):
         if type(exc).__name__ == "CustomError" and _raised_in(exc, frame, "flyte._run"):
             # What `flyte.run` raises in its hybrid mode is what the runtime converted.
             return Verdict(Role.PROPAGATED, _Source.HERE.value, _code(exc))
+        if type(exc).__name__ == "LogsNotYetAvailableError" and _viewing_logs.get():
+            return Verdict(Role.CONTROL_FLOW, f"swallowed by {_LOGS}.{_VIEW_LOGS.name}")
         return _verdict_on_swallowed(exc, frame)
 
     def _verdict_on_rebuilt(
@@ -238,6 +251,8 @@ class Flyte(Sdk):
             return self._hook_conversions(recorder)
         if module.__name__ == _ENTRYPOINTS:
             return self._hook_load_failures(module, recorder)
+        if module.__name__ == _LOGS:
+            return self._hook_log_viewer(module)
         return None
 
     def _hook_rebuilding(self, convert: ModuleType) -> Callable[[], None] | None:
@@ -301,6 +316,22 @@ class Flyte(Sdk):
             return error
 
         return replace(entrypoints, "convert_from_native_to_error", convert_from_native_to_error)
+
+    def _hook_log_viewer(self, logs: ModuleType) -> Callable[[], None] | None:
+        original = _VIEW_LOGS.find(logs)
+        if not inspect.iscoroutinefunction(original):
+            self.warn_of(_VIEW_LOGS)
+            return None
+
+        @functools.wraps(original)
+        async def run(viewer: Any, *args: Any, **kwargs: Any) -> Any:
+            token = _viewing_logs.set(True)
+            try:
+                return await original(viewer, *args, **kwargs)
+            finally:
+                _viewing_logs.reset(token)
+
+        return replace(logs.AsyncLogViewer, "run", run)
 
     def _as_flyte_gives_it(self, native: BaseException) -> Any:
         """The SDK exception that a parent task would get for it."""
