@@ -28,7 +28,9 @@ WATCHED = frozenset(
         "flyte._internal.runtime.taskrunner",
         "flyte.remote._logs",
         "durable_workflow.errors",
+        "durable_workflow.testing",
         "durable_workflow.worker",
+        "durable_workflow.workflow",
         "opentelemetry.sdk.trace",
         "opentelemetry.exporter.prometheus",
     }

@@ -52,7 +52,7 @@ FLYTE = {
 DURABLE = {
     "DurableWorkflowError": ("unknown", "host"),
     "ServerError": ("system", "host"),
-    "WorkflowFailed": ("user", "host"),
+    "WorkflowFailed": ("unknown|user", "host"),  # a worker of 0.2.0 tells no class
     "WorkflowNotFound": ("user", "host"),
     "WorkflowAlreadyStarted": ("user", "host"),
     "NamespaceNotFound": ("user", "host"),

@@ -9,7 +9,8 @@ import durable_workflow.errors
 import pytest
 
 from faultlens.failure import Kind
-from faultlens.sdks.durable_workflow import _RULES, DurableWorkflow
+from faultlens.sdks.durable_workflow import DurableWorkflow
+from faultlens.sdks.durable_workflow.kinds import RULES
 
 adapter = DurableWorkflow(durable_workflow.errors)
 
@@ -175,7 +176,7 @@ def test_a_class_to_come_that_does_not_is_unknown() -> None:
 
 
 def test_every_rule_gives_only_the_kinds_it_declares() -> None:
-    for rule in _RULES.values():
+    for rule in RULES.values():
         assert rule.kind(Exception()) in rule.kinds
 
 
@@ -185,6 +186,6 @@ def test_every_class_of_the_installed_version_has_a_rule_of_its_own_or_by_its_na
     without = [
         cls.__name__
         for cls in adapter.classes.values()
-        if cls.__name__ not in _RULES and not cls.__name__.endswith(named)
+        if cls.__name__ not in RULES and not cls.__name__.endswith(named)
     ]
     assert (module.__name__, without) == ("durable_workflow.errors", [])

@@ -126,7 +126,7 @@ class Task:
 
 @dataclass(frozen=True)
 class RegisteredWorker:
-    """What a worker told about itself. SDK 0.2.0 tells nothing about queries and updates."""
+    """What a worker told about itself. SDKs before 2.0 tell nothing about queries and updates."""
 
     task_queue: str
     protocol: str
@@ -179,6 +179,7 @@ class Orchestrator:
         self.runs: OrderedDict[str, Run] = OrderedDict()
         self.workers: dict[str, RegisteredWorker] = {}
         self._queues: defaultdict[tuple[str, str], deque[Task]] = defaultdict(deque)
+        self._asked_for_queries: set[str] = set()
         self._leased: dict[str, Task] = {}
         self._alarms: list[tuple[float, int, Callable[[], None]]] = []
         self._alarm_numbers = itertools.count()
@@ -265,6 +266,11 @@ class Orchestrator:
         contracts = (worker.contracts.get(run.workflow_type) or {} for worker in workers)
         return {name for contract in contracts for name in contract.get(what, ())}
 
+    def answers_undeclared(self, run: Run) -> bool:
+        """Whether a worker polls for queries that could not declare any: 0.4.106 does."""
+        workers = [w for w in self.workers.values() if w.task_queue == run.task_queue]
+        return run.task_queue in self._asked_for_queries and not any(w.contracts for w in workers)
+
     # Tasks
 
     def enqueue(self, task: Task) -> Task:
@@ -278,6 +284,8 @@ class Orchestrator:
     def lease(self, kinds: Sequence[str], queue: str, worker: str, seconds: float) -> Task | None:
         """A long poll: the next task of one of these kinds, or None when the time is up."""
         deadline = time.monotonic() + min(seconds, POLL_SECONDS)
+        if "query" in kinds:
+            self._asked_for_queries.add(queue)
         while not self.stopped and worker in self.workers:  # a worker that left takes no task
             task = self._next_task(kinds, queue)
             if task is not None:
@@ -410,7 +418,11 @@ class Orchestrator:
 
     def _fail_update(self, task: Task, command: Json) -> None:
         message = command["message"]
-        details = {"update_status": "failed", "failure_message": message}
+        details = {
+            "update_id": command["update_id"],
+            "update_status": "failed",
+            "failure_message": message,
+        }
         task.answer = Refusal(422, "update_failed", message, **details)
 
     def _complete_workflow(self, task: Task, command: Json) -> None:
@@ -630,7 +642,7 @@ class Api:
         declared = self._orchestrator.declared(run, "queries")
         if declared is None:
             raise Refusal(409, "query_worker_unavailable", "No worker is available for the query.")
-        if name not in declared:
+        if name not in declared and not self._orchestrator.answers_undeclared(run):
             message = f"Query [{name}] is not declared by workflow type [{run.workflow_type}]."
             raise Refusal(404, "query_not_found", message)
         task = Task("query", run, run.task_queue, _question(request, query=name))

@@ -1,6 +1,6 @@
-"""Durable Workflow (`durable_workflow.errors`), 0.2.0 to 2.12.0.
+"""Whose fault a Durable Workflow exception is.
 
-Its exceptions carry no kind. The class decides, and where one class stands for several causes, its
+The exceptions carry no kind. The class decides, and where one class stands for several causes, its
 attributes:
 
     ServerError                       by status and reason
@@ -14,122 +14,31 @@ attributes:
     storage, leases, a broken installation                           system
     nothing given that would tell                                    unknown
 
-A class that is not in `_RULES` takes the rule of its nearest base.
+A class that is not in `RULES` takes the rule of its nearest base.
 """
 
 from __future__ import annotations
 
 import builtins
-import contextvars
-import functools
-import inspect
-import sys
-from collections.abc import Callable, Mapping
-from types import ModuleType
 from typing import Any
 
 from faultlens import guard
 from faultlens.failure import Kind
-from faultlens.sdks import ANY_KIND, SYSTEM, UNKNOWN, USER, Recorder, Rule, Sdk, stable_worker
+from faultlens.sdks import ANY_KIND, SYSTEM, UNKNOWN, USER, Rule
 
-# The worker whose `run` is on the stack. Reaches activities, sync and async, and replay.
-_worker: contextvars.ContextVar[Any] = contextvars.ContextVar("faultlens_worker", default=None)
-
-
-class DurableWorkflow(Sdk):
-    """See `faultlens.sdks.Sdk`."""
-
-    package = "durable_workflow"
-    distribution = "durable-workflow"
-
-    def own_rule(self, cls: type) -> Rule:
-        for base in guard.mro(cls):
-            module, _, name = guard.class_name(base).rpartition(".")
-            if module == "durable_workflow.errors":
-                if name in _RULES:
-                    return _RULES[name]
-                if name.endswith(("NotFound", "AlreadyStarted", "AlreadyExists")):
-                    return _CALLER
-        return Rule(UNKNOWN, "no rule")
-
-    def identity(self) -> object:
-        return _name_of(_worker.get())
-
-    def context(self, exc: BaseException) -> Mapping[str, object]:
-        worker = _worker.get()
-        client = guard.attribute(worker, "client")
-        found = {
-            "durable_workflow.namespace": guard.attribute(client, "namespace"),
-            "durable_workflow.task_queue": guard.attribute(worker, "task_queue"),
-            "durable_workflow.worker_id": guard.attribute(worker, "worker_id"),
-            "durable_workflow.build_id": guard.attribute(worker, "build_id"),
-        }
-        # The exception knows best what it is about, then the activity, then the workflow.
-        places = (exc, _current_activity(), _current_workflow())
-        for name in ("workflow_id", "run_id", "activity_type", "task_id", "failure_id"):
-            values = (guard.attribute(place, name) for place in places)
-            found[f"durable_workflow.{name}"] = next(
-                (value for value in values if isinstance(value, str) and value), None
-            )
-        return found
-
-    def hook_into(self, module: ModuleType, recorder: Recorder) -> Callable[[], None] | None:
-        """Remember the running worker, from `Worker.run` and `run_until` on."""
-        if module.__name__ != "durable_workflow.worker":
-            return None
-        worker_class = guard.attribute(module, "Worker")
-        originals = {
-            name: worker_class.__dict__[name]
-            for name in ("run", "run_until")
-            if inspect.iscoroutinefunction(guard.attribute(worker_class, name))
-            and name in worker_class.__dict__
-        }
-        for name, original in originals.items():
-            setattr(worker_class, name, _within_worker(original, recorder))
-
-        def restore() -> None:
-            for name, original in originals.items():
-                setattr(worker_class, name, original)
-
-        return restore
+__all__ = ["RULES", "rule_for"]
 
 
-def _name_of(worker: object) -> str | None:
-    # The default worker_id is made anew for each instance: the task queue is what stays.
-    return stable_worker(guard.attribute(worker, "worker_id")) or stable_worker(
-        guard.attribute(worker, "task_queue")
-    )
-
-
-def _within_worker(run: Any, recorder: Recorder) -> Any:
-    @functools.wraps(run)
-    async def wrapper(self: Any, /, *args: Any, **kwargs: Any) -> Any:
-        token = _worker.set(self)
-        if name := _name_of(self):
-            recorder.worker_seen(name)
-        try:
-            return await run(self, *args, **kwargs)
-        finally:
-            _worker.reset(token)
-
-    return wrapper
-
-
-def _current_activity() -> object:
-    activity = sys.modules.get("durable_workflow.activity")
-    try:
-        return activity.context().info  # type: ignore[union-attr]
-    except Exception:  # RuntimeError outside of an activity
-        return None
-
-
-def _current_workflow() -> object:
-    # Private, and there from 2.4 on; without it the run is simply not named.
-    workflow = sys.modules.get("durable_workflow.workflow")
-    try:
-        return workflow._ACTIVE_WORKFLOW_REPLAY.get()  # type: ignore[union-attr]
-    except Exception:
-        return None
+def rule_for(cls: type) -> Rule:
+    """The rule of a class, or of its nearest base that has one."""
+    for base in guard.mro(cls):
+        module, _, name = guard.class_name(base).rpartition(".")
+        if module == "durable_workflow.errors":
+            if name in RULES:
+                return RULES[name]
+            if name.endswith(("NotFound", "AlreadyStarted", "AlreadyExists")):
+                return _CALLER
+    return Rule(UNKNOWN, "no rule")
 
 
 def _kind_of_status(exc: Any) -> Kind:
@@ -186,9 +95,13 @@ def _kind_of_class_name(name: object) -> Kind:
     if type(name) is not str or not name:
         return Kind.UNKNOWN
     module, _, short = name.replace("\\", ".").rpartition(".")
-    if module in ("", "durable_workflow.errors") and short in _RULES:
-        rule = _RULES[short]
+    if module in ("", "durable_workflow.errors") and short in RULES:
+        rule = RULES[short]
         return rule.kinds[0] if len(rule.kinds) == 1 else Kind.UNKNOWN
+    if name == "RuntimeException":
+        return (
+            Kind.UNKNOWN
+        )  # what the server, a PHP one, puts where a worker of 0.2.0 tells no class
     builtin = getattr(builtins, short, None) if module in ("", "builtins") else None
     if isinstance(builtin, type) and issubclass(builtin, (ConnectionError, MemoryError)):
         return Kind.SYSTEM
@@ -239,8 +152,8 @@ def _kind_of_sdk_exception(exc: object, otherwise: Kind) -> Kind:
     for base in guard.mro(type(exc)):
         module, _, name = guard.class_name(base).rpartition(".")
         # Not the two classes that hold another one: a cycle would never end.
-        if module == "durable_workflow.errors" and name in _RULES and name not in _HOLDERS:
-            return _RULES[name].kind(exc)  # type: ignore[arg-type]
+        if module == "durable_workflow.errors" and name in RULES and name not in _HOLDERS:
+            return RULES[name].kind(exc)  # type: ignore[arg-type]
     return otherwise
 
 
@@ -256,7 +169,7 @@ _LEASE = Rule(SYSTEM, "the lease was lost")
 _NO_CAUSE = Rule(UNKNOWN, "the cause is not given")
 _VERSIONS = Rule(UNKNOWN, "versions that may not fit")
 
-_RULES = {
+RULES = {
     "DurableWorkflowError": Rule(UNKNOWN, "the base class says nothing"),
     "ServerError": Rule(ANY_KIND, "by status and reason", _kind_of_status),
     "Unauthorized": _CALLER,

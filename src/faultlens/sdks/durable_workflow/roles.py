@@ -1,0 +1,485 @@
+"""What a Durable Workflow exception is to the failure behind it.
+
+    the exception                               is
+    ------------------------------------------  ------------------------------------------------
+    any, raised again in another replay of the
+      run: each task and each query replays     replayed
+    WorkflowCancelled, thrown into a workflow   control_flow
+    ServerError that the worker or the client
+      expects and swallows: see `SWALLOWED`     control_flow
+    ActivityFailed, ChildWorkflowFailed,
+      WorkflowFailed that name an SDK class     propagated: it counted where it was raised
+    ... of a run that failed in this process
+      by an SDK exception                       propagated
+    ... whose history tells of an activity or a
+      child behind it                           propagated: it counted in the run that saw it
+    ... that name a class of the user's, or
+      none                                      the origin: nothing was raised before that counts
+    the end of a run, awaited a second time     replayed; propagated if as another class
+    QueryFailed, UpdateRejected, UpdateFailed,
+      UpdateValidationFailed that a worker of
+      this process raised before                propagated
+    {ActivityLease,QueryTask}AuthorityLost of
+      an attempt that has lost it already       propagated
+    any that was raised from another            wrapped, by the base class
+    any other                                   the origin
+
+What cannot be known. The memory is this process's: a worker that restarts counts the failures again
+that it replays then, and of two workers that replay one run each counts them once. A query or an
+update that a worker in another process refused counts there and at its client: the answer does not
+tell who gave it. Of two activities that fail in parallel the SDK raises only the first.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from types import CodeType, FrameType
+from typing import Any, ClassVar
+
+from faultlens import guard
+from faultlens.failure import Role
+from faultlens.sdks import CAUSE_LIMIT, Verdict
+from faultlens.sdks.durable_workflow.memory import LIMIT, Bounded, Claims
+from faultlens.sdks.durable_workflow.raises import (
+    FRAME_LIMIT,
+    TEXT_LIMIT,
+    Ordinals,
+    Raise,
+    local,
+    plain,
+    replay_in,
+)
+
+__all__ = ["SWALLOWED", "Roles"]
+
+ERRORS = "durable_workflow.errors"
+CLIENT = "durable_workflow.client"
+WORKER = "durable_workflow.worker"
+TESTING = "durable_workflow.testing"
+
+# ServerErrors that the SDK swallows: the status, the reasons, and the functions that do it.
+SWALLOWED: tuple[tuple[tuple[int, ...], frozenset[str], str, tuple[str, ...]], ...] = (
+    (  # the server asks a poll to come back later
+        (429,),
+        frozenset({"long_poll_capacity_exhausted"}),
+        WORKER,
+        ("_poll_workflow_tasks", "_poll_activity_tasks", "_poll_query_tasks"),
+    ),
+    (  # a worker that leaves is gone already
+        (404,),
+        frozenset({"worker_not_found"}),
+        CLIENT,
+        ("deregister_worker_registration",),
+    ),
+    (  # a query that was answered, or given up, by the time the worker has its answer
+        (404, 409),
+        frozenset(
+            {"lease_expired", "query_task_not_found", "query_task_not_leased"}
+            | {"query_task_timed_out"}
+        ),
+        WORKER,
+        ("_run_query_task", "_run_query_task_core", "_fail_query_task", "_poll_query_tasks"),
+    ),
+    (  # an update's validation, likewise
+        (),
+        frozenset(
+            {"duplicate_update_validation_completion", "stale_update_validation_completion"}
+            | {"update_validation_lease_expired", "update_validation_task_not_found"}
+            | {"update_validation_task_not_leased", "update_validator_worker_lost"}
+        ),
+        WORKER,
+        ("_run_update_validation_task", "_reject_update_validation_task"),
+    ),
+)
+
+# What names one failure in all its replays, where the server or the SDK gave it an id.
+_IDS = ("failure_id", "activity_execution_id", "activity_attempt_id", "service_call_id")
+_IDS_OF_A_CHILD = ("child_workflow_run_id",)
+
+USER_CLASSES_LIMIT = 1024
+"""How many of the user's subclasses of SDK classes are remembered by name."""
+
+Run = tuple[int, str]
+
+
+class Roles:
+    """Gives the verdict on each raise, from the raise and from what was seen before.
+
+    classes: the SDK's exceptions by their full names.
+    limit: how many keys each of the memories holds.
+    """
+
+    def __init__(self, classes: Mapping[str, type[BaseException]], limit: int = LIMIT) -> None:
+        self._classes = classes
+        self._roots = tuple(classes.values())
+        self._short_names = {name.rpartition(".")[2] for name in classes}
+        self._user_classes: dict[str, None] = {}
+        self._claims = Claims(limit)
+        self._ordinals = Ordinals()
+        # How a run, or an update, ended in this process: the class that ended it, and whether that
+        # or what caused it was an SDK exception, which has counted.
+        self._ends: Bounded[tuple[str, bool]] = Bounded(limit)
+        self._answers: Bounded[str] = Bounded(limit)
+        self.replay_code: CodeType | None = None
+        """The code of the function that replays a workflow, once its module is imported."""
+        self.environment: Callable[[], int] = lambda: 0
+        """The number of the WorkflowEnvironment's execution that runs the current code."""
+
+    # What the hooks report.
+
+    def command_made(self, update_id: object = None) -> None:
+        """The SDK makes the command that ends a workflow or an update with a failure.
+
+        It does so while it handles the exception, so that is at hand, itself and not its name.
+        """
+        exc = sys.exc_info()[1]
+        if exc is None:
+            return
+        if update_id is not None:
+            key: tuple[object, ...] = ("update", plain(update_id))
+        else:
+            frames = tuple(guard.frames(exc, sys._getframe(1), FRAME_LIMIT))
+            replay = replay_in(frames, self.replay_code, self.environment())
+            if replay is None:
+                return
+            key = ("run", *replay.run)
+        self._ends.setdefault(key, self._behind(exc))
+
+    def _behind(self, exc: BaseException) -> tuple[str, bool]:
+        """The class that failed a workflow, and whether an SDK exception has shown that failure."""
+        cause: BaseException | None = exc
+        for _ in range(CAUSE_LIMIT):
+            if cause is None:
+                break
+            name = guard.class_name(type(cause))
+            if self._is_ours(type(cause)) and name != f"{ERRORS}.WorkflowCancelled":
+                return name, True
+            cause = guard.cause_of(cause)
+        return guard.class_name(type(exc)), False
+
+    # The verdict.
+
+    def verdict(self, exc: BaseException, frame: FrameType | None) -> Verdict | None:
+        names = [
+            name
+            for base in guard.mro(type(exc))
+            if (full := guard.class_name(base)) in self._classes
+            and (name := full.rpartition(".")[2])
+        ]
+        self._remember(type(exc))
+        frames = tuple(guard.frames(exc, frame, FRAME_LIMIT))
+        replay = replay_in(frames, self.replay_code, self.environment())
+        raised = Raise(exc, names[0] if names else "", frames, replay)
+        verdict = self._replayed(raised)
+        if verdict is not None:
+            return verdict
+        rule = next((self._RULES[name] for name in names if name in self._RULES), None)
+        return rule(self, raised) if rule is not None else None
+
+    def _replayed(self, raised: Raise) -> Verdict | None:
+        """Whether an earlier replay of the run has raised this failure.
+
+        Its ids tell, else its number in the replay. A local activity's failure has its ids only
+        from the second replay on, so the number is asked for both.
+        """
+        exc, name, replay = raised.exc, guard.class_name(type(raised.exc)), raised.replay
+        of_child = raised.name.startswith("ChildWorkflow")
+        ids = tuple(filter(None, map(raised.text, _IDS_OF_A_CHILD if of_child else _IDS)))
+        earlier = None
+        if ids and (replay is not None or of_child or raised.name == "ActivityFailed"):
+            earlier = self._claims.claim(("id", name, *ids), exc, name)
+        if replay is not None:
+            number = self._ordinals.number(replay.context, name, exc)
+            key = ("number", *replay.run, name, number)
+            if ids:
+                earlier = earlier or self._claims.holder(key, exc)
+            else:
+                earlier = self._claims.claim(key, exc, name)
+        if earlier is None:
+            return None
+        return Verdict(Role.REPLAYED, "raised in an earlier replay of the run", carries=name)
+
+    def _server_error(self, raised: Raise) -> Verdict | None:
+        body = guard.attribute(raised.exc, "body")
+        reason = dict.get(body, "reason") if isinstance(body, dict) else None
+        status = guard.attribute(raised.exc, "status")
+        if type(reason) is not str or type(status) is not int:
+            return None
+        for statuses, reasons, module, functions in SWALLOWED:
+            if reason in reasons and (not statuses or status in statuses):
+                swallower = raised.within(module, *functions)
+                # A registration that is fenced by a token must be found.
+                if swallower is not None and local(swallower, "fenced") is not True:
+                    return Verdict(Role.CONTROL_FLOW, f"{reason}, expected by {functions[0]}")
+        return None
+
+    def _workflow_cancelled(self, raised: Raise) -> Verdict | None:
+        if raised.replay is not None:
+            return Verdict(Role.CONTROL_FLOW, "thrown into the workflow that is cancelled")
+        return self._end_of_run(raised, self._awaited_run(raised))
+
+    def _activity_failed(self, raised: Raise) -> Verdict | None:
+        return self._named(raised.text("exception_class"), raised.text("exception_type"))
+
+    def _child_failed(self, raised: Raise) -> Verdict | None:
+        payload = _event_of_child(raised)
+        child = raised.text("child_workflow_run_id") or plain(payload.get("child_workflow_run_id"))
+        return (
+            self._end_of_run(raised, (0, child) if child else None)
+            or self._named(raised.text("exception_class"), plain(payload.get("exception_type")))
+            or _told_by(payload)
+        )
+
+    def _workflow_failed(self, raised: Raise) -> Verdict | None:
+        payload, events = _history_of_result(raised)
+        exception_type = plain(payload.get("exception_type"))
+        return (
+            self._end_of_run(raised, self._awaited_run(raised))
+            or self._named(raised.text("exception_class"), exception_type)
+            or _told_by(payload)
+            or _told_by_history(payload, events)
+        )
+
+    def _awaited(self, raised: Raise) -> Verdict | None:
+        return self._end_of_run(raised, self._awaited_run(raised))
+
+    def _awaited_run(self, raised: Raise) -> Run | None:
+        """The run whose result is awaited where this is raised."""
+        environment = raised.within(TESTING, "execute_workflow")
+        awaiting = environment or raised.within(CLIENT, "get_result")
+        run_id = plain(local(awaiting, "current_run_id")) or plain(local(awaiting, "run_id"))
+        if run_id is None:
+            return None
+        return (self.environment() if environment is not None else 0, run_id)
+
+    def _end_of_run(self, raised: Raise, run: Run | None) -> Verdict | None:
+        """Whether the failure of a run has been seen already, under whatever class."""
+        if run is None:
+            return None
+        key = ("run", *run)
+        behind, counted = self._ends.get(key) or (None, False)
+        if counted:
+            return Verdict(Role.PROPAGATED, f"the run failed by {behind}, here", carries=behind)
+        earlier = self._claims.claim(key, raised.exc, raised.name)
+        if earlier is not None:
+            same = earlier == raised.name
+            role = Role.REPLAYED if same else Role.PROPAGATED
+            carries = f"{ERRORS}.{earlier}"
+            return Verdict(role, f"the run's end was seen before, as {earlier}", carries=carries)
+        if behind is not None:
+            return Verdict(Role.ORIGIN, f"the run failed by {behind}, which is no SDK exception")
+        return None
+
+    def _answer(self, raised: Raise) -> Verdict | None:
+        """A worker of this process raises it; then its client does, from the server's answer."""
+        task = raised.within(WORKER, *_ANSWERING) if raised.frames else None
+        asked = raised.within(CLIENT, "query_workflow", "update_workflow")
+        message = guard.text(raised.exc, TEXT_LIMIT)
+        update_id = raised.text("update_id")
+        if asked is not None:
+            workflow_id = plain(local(asked, "workflow_id"))
+            known = self._answers.get((workflow_id, message))
+            end = self._ends.get(("update", update_id)) if update_id else None
+            if known is None and end is not None and end[1]:
+                known = end[0]
+            if known is not None:
+                why = "a worker of this process has answered with it"
+                return Verdict(Role.PROPAGATED, why, carries=known)
+            return None
+        workflow_id = _workflow_of(task)
+        if workflow_id is not None:
+            name = guard.class_name(type(raised.exc))
+            self._answers.setdefault((workflow_id, message), name)
+        return self._query_on_failed(raised, message)
+
+    def _query_on_failed(self, raised: Raise, message: str | None) -> Verdict | None:
+        """A query on a run whose replay ends in its failure shows that failure."""
+        asking = raised.within("durable_workflow.workflow", "_prepare_query_state", "query_state")
+        run_id = plain(local(asking, "run_id"))
+        if run_id is None or not (message or "").startswith("workflow replay failed before query"):
+            return None
+        return self._end_of_run(raised, (self.environment(), run_id))
+
+    def _lost(self, raised: Raise) -> Verdict | None:
+        task = raised.text("task_id") or raised.text("query_task_id")
+        if task is None:
+            return None
+        key = ("lost", raised.name, task, _current_attempt())
+        if self._claims.claim(key, raised.exc, raised.name) is None:
+            return None
+        carries = guard.class_name(type(raised.exc))
+        return Verdict(Role.PROPAGATED, "the attempt's authority is lost already", carries=carries)
+
+    # One rule for each class, or for its nearest base that has one.
+    _RULES: ClassVar[dict[str, Callable[[Roles, Raise], Verdict | None]]] = {
+        "ServerError": _server_error,
+        "ActivityFailed": _activity_failed,
+        "ChildWorkflowFailed": _child_failed,
+        "WorkflowFailed": _workflow_failed,
+        "WorkflowCancelled": _workflow_cancelled,
+        "WorkflowTerminated": _awaited,
+        "WorkflowTimedOut": _awaited,
+        "QueryFailed": _answer,
+        "UpdateRejected": _answer,
+        "UpdateFailed": _answer,
+        "UpdateValidationFailed": _answer,
+        "ActivityLeaseAuthorityLost": _lost,
+        "QueryTaskAuthorityLost": _lost,
+    }
+
+    # Classes of which only the name is left.
+
+    def _named(self, exception_class: str | None, exception_type: str | None) -> Verdict | None:
+        """Whether a carrier names an SDK class, or a user's subclass of one.
+
+        A name with a module is decisive. SDK 0.2.0 sends none, and the server then puts one of its
+        own beside the type.
+        """
+        has_module = exception_class is not None and set(exception_class) & {".", "\\"}
+        name = exception_class if has_module else exception_type or exception_class
+        if name is not None and self._names_ours(name):
+            return Verdict(Role.PROPAGATED, f"{name} counted where it was raised", carries=name)
+        return None
+
+    def _names_ours(self, name: str) -> bool:
+        module, _, short = name.rpartition(".")
+        if short == "WorkflowCancelled":
+            return False  # thrown into the workflow: it did not count there
+        if module in ("", ERRORS):
+            return short in self._short_names or name in self._user_classes
+        return name in self._user_classes or self._is_ours(_class_named(name))
+
+    def _is_ours(self, cls: object) -> bool:
+        return isinstance(cls, type) and any(base in self._roots for base in guard.mro(cls))
+
+    def _remember(self, cls: type) -> None:
+        name = guard.class_name(cls)
+        if name not in self._classes and len(self._user_classes) < USER_CLASSES_LIMIT:
+            self._user_classes[name] = None
+            self._user_classes[name.rpartition(".")[2]] = None  # all that 0.2.0 tells
+
+
+_ANSWERING = ("_run_query_task", "_run_query_task_core", "_run_update_validation_task")
+
+
+def _awaited_run(raised: Raise) -> Run | None:
+    """The run whose result is awaited where this is raised."""
+    client = raised.within(CLIENT, "get_result")
+    if client is not None:
+        run_id = plain(local(client, "run_id"))
+        return (0, run_id) if run_id else None
+    return None
+
+
+def _history_of_result(raised: Raise) -> tuple[Mapping[str, Any], list[Any]]:
+    """The event that ended the run, and the events on the page of history that has it."""
+    client = raised.within(CLIENT, "get_result")
+    payload, events = local(client, "payload"), local(client, "events")
+    return (
+        payload if type(payload) is dict else {},
+        events if type(events) is list else [],
+    )
+
+
+def _event_of_child(raised: Raise) -> Mapping[str, Any]:
+    """The event by which a parent's history tells of its child's failure.
+
+    SDK 0.2.0 keeps no more of it than the message, so of two events with the same it is the later:
+    the earlier was raised before, in a replay that had only that one.
+    """
+    events = local(raised.replay.frame, "events") if raised.replay is not None else None
+    child, message = raised.text("child_workflow_run_id"), guard.text(raised.exc, TEXT_LIMIT)
+    for event in reversed(events if type(events) is list else []):
+        payload = event.get("payload") if type(event) is dict else None
+        if type(payload) is not dict or not _carried_by(event):
+            continue
+        if child is not None and plain(payload.get("child_workflow_run_id")) == child:
+            return payload
+        if child is None and plain(payload.get("message")) == message:
+            return payload
+    return {}
+
+
+def _told_by(payload: Mapping[str, Any]) -> Verdict | None:
+    """A failed workflow tells which activity failed it, from 0.4.106 on."""
+    exception = payload.get("exception")
+    of_activity = type(exception) is dict and (
+        exception.get("activity_attempt_id") or exception.get("activity_type")
+    )
+    if of_activity or payload.get("failed_activity_execution_id"):
+        carries = f"{ERRORS}.ActivityFailed"
+        return Verdict(Role.PROPAGATED, "its history names the activity", carries=carries)
+    return None
+
+
+def _told_by_history(payload: Mapping[str, Any], events: list[Any]) -> Verdict | None:
+    """An activity or a child of the run failed with the same class and message."""
+    same = ("exception_class", "message")
+    for event in reversed(events):
+        earlier = event.get("payload") if type(event) is dict else None
+        if type(earlier) is not dict or earlier is payload:
+            continue
+        carried = _carried_by(event)
+        if carried and all(plain(earlier.get(key)) == plain(payload.get(key)) for key in same):
+            why = f"its history has the {carried}"
+            return Verdict(Role.PROPAGATED, why, carries=f"{ERRORS}.{carried}")
+    return None
+
+
+_CARRIED = {
+    "activityfailed": "ActivityFailed",
+    "activitytimedout": "ActivityFailed",
+    "childrunfailed": "ChildWorkflowFailed",
+    "childruncancelled": "ChildWorkflowCancelled",
+    "childrunterminated": "ChildWorkflowTerminated",
+}
+
+
+def _carried_by(event: Mapping[str, Any]) -> str | None:
+    """The class that a replay makes of this event of a history; SDK 0.2.0 also knows snake case."""
+    event_type = plain(event.get("event_type")) or ""
+    return _CARRIED.get(event_type.replace("_", "").lower())
+
+
+def _workflow_of(task_frame: FrameType | None) -> str | None:
+    """The workflow that a worker answers a query or an update about."""
+    task = local(task_frame, "task")
+    if type(task) is dict:
+        return plain(task.get("workflow_id"))
+    identity = guard.attribute(
+        _current("_query_task_authority", "current_query_authority"), "identity"
+    )
+    return plain(identity.get("workflow_id")) if type(identity) is dict else None
+
+
+def _current_attempt() -> str:
+    """The id of the activity's attempt that runs the current code, or nothing."""
+    identity = guard.attribute(
+        _current("_activity_lease", "current_activity_authority"), "identity"
+    )
+    if type(identity) is dict:
+        return plain(identity.get("activity_attempt_id")) or ""
+    info = guard.attribute(_current("activity", "_current_context"), "info")
+    return plain(guard.attribute(info, "activity_attempt_id")) or ""
+
+
+def _current(module: str, variable: str) -> object:
+    """The value of one of the SDK's context variables; None if there is none."""
+    found = guard.attribute(sys.modules.get(f"durable_workflow.{module}"), variable)
+    try:
+        return found.get()
+    except Exception:
+        return None
+
+
+def _class_named(name: str) -> object:
+    """The class of this name in a module that is imported; None if there is none."""
+    parts = name.split(".")
+    for split in range(len(parts) - 1, 0, -1):
+        found: object = sys.modules.get(".".join(parts[:split]))
+        if found is not None:
+            for part in parts[split:]:
+                found = guard.attribute(found, part)
+            return found
+    return None

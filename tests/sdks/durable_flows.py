@@ -1,0 +1,925 @@
+"""What goes wrong in Durable Workflow, made to happen through the real SDK, with the true numbers.
+
+Each case is run in a process of its own; beside its function stand the failures that there are in
+the world, by class, and why each other raised SDK exception is none. On versions where a class does
+not exist yet a case is left out, or has the numbers of `on_0_2`.
+
+    python -m tests.sdks.durable_flows          a table of all cases
+    python -m tests.sdks.durable_flows NAME     one case: its counts, as JSON
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import durable_workflow
+import durable_workflow.errors as errors
+import durable_workflow.worker
+from durable_workflow import Client, Worker, activity, workflow
+from durable_workflow.errors import (
+    ActivityCancelled,
+    DurableWorkflowError,
+    NonRetryableError,
+    WorkflowCancelled,
+)
+from durable_workflow.retry_policy import RetryPolicy
+
+from faultlens.demo.durable_server import DurableServer
+from tests import children, inside
+
+QUEUE = "flows"
+DEADLINE = 20.0
+IMPATIENT = RetryPolicy(max_attempts=2, initial_backoff_seconds=0.01)
+SDK_EXCEPTIONS = (DurableWorkflowError, WorkflowCancelled, ActivityCancelled)
+ROOT = Path(__file__).parents[2]
+
+Counts = Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Case:
+    """Something that goes wrong."""
+
+    name: str
+    run: Callable[[], Any]
+    failures: Counts
+    """How often something went wrong in the world, by the class that shows it first."""
+    suppressed: Counts
+    """The other raised SDK exceptions, by the reason for which they are no failures."""
+
+
+CASES: dict[str, Case] = {}
+
+
+def has(*names: str) -> bool:
+    """Whether the installed version has all these classes, or methods of `Worker` or `Client`."""
+    return all(
+        any(hasattr(owner, name) for owner in (errors, Worker, Client, workflow)) for name in names
+    )
+
+
+IS_0_2 = not has("ActivityFailed")
+DECLARES_QUERIES = hasattr(durable_workflow.worker, "_workflow_command_contract")
+
+
+def case(
+    *,
+    failures: Counts,
+    suppressed: Counts | None = None,
+    on_0_2: tuple[Counts, Counts] | None = None,
+    needs: Iterable[str] = (),
+    when: bool = True,
+) -> Callable[[Callable[[], Any]], Callable[[], Any]]:
+    """Enter a case; its name is the function's, its description the docstring."""
+
+    def enter(run: Callable[[], Any]) -> Callable[[], Any]:
+        name = run.__name__.replace("_", " ")
+        if when and has(*needs):
+            true, rest = on_0_2 if on_0_2 and IS_0_2 else (failures, suppressed or {})
+            CASES[name] = Case(name, run, true, rest)
+        return run
+
+    return enter
+
+
+# --- running --------------------------------------------------------------------------------------
+
+
+@contextlib.asynccontextmanager
+async def working(
+    client: Client,
+    workflows: Iterable[type],
+    activities: Iterable[Callable[..., Any]] = (),
+    **options: Any,
+) -> AsyncIterator[Worker]:
+    """A real worker that polls."""
+    worker = Worker(
+        client,
+        task_queue=QUEUE,
+        workflows=list(workflows),
+        activities=list(activities),
+        shutdown_timeout=1.0,
+        **options,
+    )
+    running = asyncio.create_task(worker.run())
+    try:
+        yield worker
+    finally:
+        await worker.stop()
+        await asyncio.wait({running}, timeout=1.0)
+        running.cancel()
+        await asyncio.wait({running})
+
+
+def with_client(
+    act: Callable[[Client], Awaitable[object]],
+    server: DurableServer | None = None,
+    **options: Any,
+) -> None:
+    """Let `act` use a real client of a server."""
+
+    async def attempt(url: str) -> None:
+        async with Client(url, retry_policy=IMPATIENT, **options) as client:
+            await asyncio.wait_for(act(client), DEADLINE)
+
+    with server or DurableServer() as running:
+        asyncio.run(attempt(running.url))
+
+
+def with_worker(
+    act: Callable[[Client], Awaitable[object]],
+    workflows: Iterable[type],
+    activities: Iterable[Callable[..., Any]] = (),
+    server: DurableServer | None = None,
+    **options: Any,
+) -> None:
+    """The same, with a real worker in the same process."""
+
+    async def attempt(client: Client) -> None:
+        async with working(client, workflows, activities, **options):
+            await act(client)
+
+    with_client(attempt, server)
+
+
+async def start(client: Client, definition: type | str, workflow_id: str = "run") -> Any:
+    name = definition if isinstance(definition, str) else definition.__workflow_name__  # type: ignore[attr-defined]
+    return await client.start_workflow(
+        workflow_type=name, task_queue=QUEUE, workflow_id=workflow_id
+    )
+
+
+async def run(client: Client, definition: type | str, workflow_id: str = "run") -> Any:
+    """Start a workflow and await its result; an SDK exception is caught, as by a user."""
+    handle = await start(client, definition, workflow_id)
+    return await result_of(handle)
+
+
+async def result_of(handle: Any) -> Any:
+    with contextlib.suppress(*SDK_EXCEPTIONS):
+        return await handle.result(poll_interval=0.05)
+
+
+async def attempt(call: Awaitable[object]) -> None:
+    """Await a call that an SDK exception refuses."""
+    with contextlib.suppress(*SDK_EXCEPTIONS):
+        await call
+
+
+# --- workflows and activities ---------------------------------------------------------------------
+
+
+class CardDeclined(NonRetryableError):
+    """A user's subclass of an SDK class."""
+
+
+@activity.defn(name="break")
+def break_down() -> None:
+    raise ValueError("no such stock item")
+
+
+@activity.defn(name="decline")
+def decline() -> None:
+    raise NonRetryableError("the card is declined")
+
+
+@activity.defn(name="decline-card")
+def decline_card() -> None:
+    raise CardDeclined("the card is declined")
+
+
+@activity.defn(name="fine")
+def fine() -> str:
+    return "fine"
+
+
+@activity.defn(name="beat")
+async def send_heartbeats() -> None:
+    for _ in range(100):
+        await activity.context().heartbeat()
+        await asyncio.sleep(0.02)
+
+
+ACTIVITIES = (break_down, decline, decline_card, fine)
+
+
+def calling(activity_type: str, name: str | None = None) -> type:
+    """A workflow that calls an activity and lets its failure pass."""
+
+    class Calling:
+        def run(self, ctx: Any) -> Any:
+            yield ctx.schedule_activity(activity_type, [])
+
+    return workflow.defn(name=name or f"calling-{activity_type}")(Calling)
+
+
+@workflow.defn(name="careful")
+class Careful:
+    """Catches an activity's failure and goes on with three more activities: four more tasks."""
+
+    def __init__(self) -> None:
+        self.caught = 0
+
+    def run(self, ctx: Any) -> Any:
+        try:
+            yield ctx.schedule_activity("break", [])
+        except DurableWorkflowError:
+            self.caught += 1
+        for _ in range(3):
+            yield ctx.schedule_activity("fine", [])
+        return self.caught
+
+
+if hasattr(workflow, "query"):
+
+    def how_many(self: Careful) -> int:
+        return self.caught
+
+    Careful.how_many = workflow.query("how-many")(how_many)  # type: ignore[attr-defined]
+    Careful = workflow.defn(name="careful")(Careful)  # type: ignore[misc]
+
+
+@workflow.defn(name="careful-parent")
+class CarefulParent:
+    """The same, of a child workflow's failure."""
+
+    def run(self, ctx: Any) -> Any:
+        try:
+            yield ctx.start_child_workflow("raising")
+        except DurableWorkflowError:
+            pass
+        for _ in range(3):
+            yield ctx.schedule_activity("fine", [])
+
+
+@workflow.defn(name="raising")
+class Raising:
+    def run(self, ctx: Any) -> Any:
+        yield ctx.start_timer(0)
+        raise ValueError("the order has no lines")
+
+
+@workflow.defn(name="declining")
+class Declining:
+    def run(self, ctx: Any) -> Any:
+        yield ctx.start_timer(0)
+        raise CardDeclined("the card is declined")
+
+
+@workflow.defn(name="hesitating")
+class Hesitating:
+    def run(self, ctx: Any) -> Any:
+        try:
+            raise CardDeclined("the card is declined")
+        except CardDeclined:
+            pass
+        yield ctx.schedule_activity("fine", [])
+        yield ctx.schedule_activity("fine", [])
+
+
+@workflow.defn(name="waiting")
+class Waiting:
+    def run(self, ctx: Any) -> Any:
+        yield ctx.start_timer(60)
+
+
+def parent_of(child: str) -> type:
+    """A workflow that starts a child and lets its failure pass."""
+
+    class Parent:
+        def run(self, ctx: Any) -> Any:
+            yield ctx.start_child_workflow(child)
+
+    return workflow.defn(name=f"parent-of-{child}")(Parent)
+
+
+# --- replay ---------------------------------------------------------------------------------------
+
+
+@case(failures={"ActivityFailed": 1}, suppressed={"replayed": 3}, needs=["ActivityFailed"])
+def a_caught_activity_failure_and_three_more_activities() -> None:
+    with_worker(lambda client: run(client, Careful), [Careful], ACTIVITIES)
+
+
+@case(failures={"ChildWorkflowFailed": 1}, suppressed={"replayed": 3})
+def a_caught_child_failure_and_three_more_activities() -> None:
+    with_worker(lambda client: run(client, CarefulParent), [CarefulParent, Raising], ACTIVITIES)
+
+
+async def run_and_ask(client: Client) -> None:
+    handle = await start(client, Careful)
+    await result_of(handle)
+    for _ in range(3):
+        answer = await handle.query("how-many")
+        assert answer in (1, {"result": 1}) or answer["result"] == 1, answer
+
+
+@case(
+    failures={"ActivityFailed": 1},
+    suppressed={"replayed": 6},
+    needs=["ActivityFailed", "_poll_query_tasks"],
+)
+def the_same_and_three_queries() -> None:
+    with_worker(run_and_ask, [Careful], ACTIVITIES)
+
+
+async def run_many(client: Client, definition: type) -> None:
+    await asyncio.gather(*(run(client, definition, f"run-{n}") for n in range(5)))
+
+
+@case(failures={"ActivityFailed": 5}, suppressed={"replayed": 15}, needs=["ActivityFailed"])
+def five_runs_interleaved() -> None:
+    with_worker(lambda client: run_many(client, Careful), [Careful], ACTIVITIES)
+
+
+@case(failures={"ChildWorkflowFailed": 5}, suppressed={"replayed": 15})
+def five_runs_with_a_child_interleaved() -> None:
+    with_worker(
+        lambda client: run_many(client, CarefulParent), [CarefulParent, Raising], ACTIVITIES
+    )
+
+
+def gathering(*activity_types: str) -> type:
+    class Gathering:
+        def run(self, ctx: Any) -> Any:
+            try:
+                yield [ctx.schedule_activity(name, []) for name in activity_types]
+            except DurableWorkflowError:
+                pass
+            yield ctx.schedule_activity("fine", [])
+
+    return workflow.defn(name="gathering")(Gathering)
+
+
+@case(
+    failures={"NonRetryableError": 1, "CardDeclined": 1},
+    suppressed={"propagated": 1, "replayed": 1},
+    needs=["ActivityFailed"],
+)
+def two_parallel_failures_of_sdk_classes() -> None:
+    definition = gathering("decline", "decline-card")
+    with_worker(lambda client: run(client, definition), [definition], ACTIVITIES)
+
+
+@case(
+    failures={"NonRetryableError": 2},
+    suppressed={"propagated": 1, "replayed": 1},
+    needs=["ActivityFailed"],
+)
+def two_parallel_failures_of_one_class() -> None:
+    definition = gathering("decline", "decline")
+    with_worker(lambda client: run(client, definition), [definition], ACTIVITIES)
+
+
+@case(failures={"ActivityFailed": 2}, suppressed={"replayed": 3}, needs=["ActivityFailed"])
+def two_failures_of_one_class_in_one_run() -> None:
+    class Trying:
+        def run(self, ctx: Any) -> Any:
+            for _ in range(2):
+                try:
+                    yield ctx.schedule_activity("break", [])
+                except DurableWorkflowError:
+                    pass
+            yield ctx.schedule_activity("fine", [])
+
+    definition = workflow.defn(name="trying")(Trying)
+    with_worker(lambda client: run(client, definition), [definition], ACTIVITIES)
+
+
+@case(failures={"CardDeclined": 1}, suppressed={"replayed": 2})
+def an_sdk_exception_that_workflow_code_raises_and_catches() -> None:
+    with_worker(lambda client: run(client, Hesitating), [Hesitating], ACTIVITIES)
+
+
+# --- up to the client -----------------------------------------------------------------------------
+
+
+@case(
+    failures={"ActivityFailed": 1},
+    suppressed={"propagated": 1},
+    on_0_2=({"WorkflowFailed": 1}, {}),
+)
+def an_activity_s_failure_up_to_the_client() -> None:
+    definition = calling("break")
+    with_worker(lambda client: run(client, definition), [definition], ACTIVITIES)
+
+
+@case(
+    failures={"ActivityFailed": 1},
+    suppressed={"propagated": 1},
+    on_0_2=({"WorkflowFailed": 1}, {}),
+)
+def the_same_with_worker_and_client_in_two_processes() -> Counter[str]:
+    return with_worker_elsewhere("calling-break")
+
+
+@case(
+    failures={"NonRetryableError": 1},
+    suppressed={"propagated": 2},
+    on_0_2=({"NonRetryableError": 1}, {"propagated": 1}),
+)
+def an_sdk_exception_in_an_activity_up_to_the_client() -> None:
+    definition = calling("decline")
+    with_worker(lambda client: run(client, definition), [definition], ACTIVITIES)
+
+
+@case(
+    failures={"CardDeclined": 1},
+    suppressed={"propagated": 2},
+    on_0_2=({"CardDeclined": 1}, {"propagated": 1}),
+)
+def a_user_s_subclass_in_an_activity_up_to_the_client() -> None:
+    definition = calling("decline-card")
+    with_worker(lambda client: run(client, definition), [definition], ACTIVITIES)
+
+
+@case(
+    failures={"NonRetryableError": 1},
+    suppressed={"propagated": 2},
+    on_0_2=({"NonRetryableError": 1}, {"propagated": 1}),
+)
+def an_sdk_exception_in_an_activity_in_two_processes() -> Counter[str]:
+    return with_worker_elsewhere("calling-decline")
+
+
+@case(failures={"WorkflowFailed": 1})
+def workflow_code_raises_a_plain_exception() -> None:
+    with_worker(lambda client: run(client, Raising), [Raising])
+
+
+@case(failures={"WorkflowFailed": 1})
+def the_same_in_two_processes() -> Counter[str]:
+    return with_worker_elsewhere("raising")
+
+
+@case(failures={"CardDeclined": 1}, suppressed={"propagated": 1})
+def workflow_code_raises_an_sdk_exception() -> None:
+    with_worker(lambda client: run(client, Declining), [Declining])
+
+
+@case(failures={"ActivityFailed": 1}, suppressed={"propagated": 1}, needs=["ActivityFailed"])
+def workflow_code_raises_its_own_from_an_activity_s_failure() -> None:
+    class Translating:
+        def run(self, ctx: Any) -> Any:
+            try:
+                yield ctx.schedule_activity("break", [])
+            except DurableWorkflowError as exc:
+                raise RuntimeError("the order cannot be shipped") from exc
+
+    definition = workflow.defn(name="translating")(Translating)
+    with_worker(lambda client: run(client, definition), [definition], ACTIVITIES)
+
+
+@case(failures={"ChildWorkflowFailed": 1}, suppressed={"propagated": 1})
+def a_child_s_plain_exception_up_to_the_client() -> None:
+    parent = parent_of("raising")
+    with_worker(lambda client: run(client, parent), [parent, Raising])
+
+
+@case(failures={"CardDeclined": 1}, suppressed={"propagated": 2})
+def a_child_s_sdk_exception_up_to_the_client() -> None:
+    parent = parent_of("declining")
+    with_worker(lambda client: run(client, parent), [parent, Declining])
+
+
+@case(
+    failures={"ActivityFailed": 1},
+    suppressed={"propagated": 2},
+    on_0_2=({"ChildWorkflowFailed": 1}, {"propagated": 1}),
+)
+def an_activity_s_failure_through_a_child_up_to_the_client() -> None:
+    child = calling("break")
+    parent = parent_of("calling-break")
+    with_worker(lambda client: run(client, parent), [parent, child], ACTIVITIES)
+
+
+@case(failures={"WorkflowFailed": 1}, suppressed={"replayed": 2})
+def a_result_asked_three_times() -> None:
+    async def act(client: Client) -> None:
+        handle = await start(client, Raising)
+        for _ in range(3):
+            await result_of(handle)
+
+    with_worker(act, [Raising])
+
+
+@case(
+    failures={"WorkflowTimedOut": 1},
+    on_0_2=({"WorkflowFailed": 1}, {}),
+    when=IS_0_2 or has("WorkflowTimedOut"),  # between, the client takes it for success
+)
+def the_server_times_a_run_out() -> None:
+    async def act(client: Client) -> None:
+        handle = await client.start_workflow(
+            workflow_type="waiting", task_queue=QUEUE, workflow_id="run", run_timeout_seconds=1
+        )
+        await result_of(handle)
+
+    with_worker(act, [Waiting])
+
+
+@case(failures={"WorkflowTerminated": 1})
+def a_run_is_terminated() -> None:
+    async def act(client: Client) -> None:
+        handle = await start(client, Waiting)
+        await handle.terminate(reason="stuck")
+        await result_of(handle)
+
+    with_worker(act, [Waiting])
+
+
+@case(failures={"WorkflowCancelled": 1})
+def a_run_is_cancelled() -> None:
+    async def act(client: Client) -> None:
+        handle = await start(client, Waiting)
+        await handle.cancel(reason="the customer changed his mind")
+        await result_of(handle)
+
+    with_worker(act, [Waiting])
+
+
+# --- the client's calls ---------------------------------------------------------------------------
+
+
+@case(
+    failures={"Unauthorized": 1},
+    suppressed={"wrapped": 1} if has("RuntimeDiscoveryUnavailable") else {},
+)
+def a_fresh_client_with_an_expired_token() -> None:
+    with_client(lambda client: attempt(discover_or_start(client)), token="expired")
+
+
+async def discover_or_start(client: Client) -> None:
+    """A query needs the discovery, from the version on that has it."""
+    if has("RuntimeDiscoveryUnavailable"):
+        await client.query_workflow("run", "status")
+    await start(client, "waiting")
+
+
+@case(failures={"ServerError": 1})
+def a_server_that_is_down_after_all_retries() -> None:
+    async def act(client: Client) -> None:
+        await client.start_workflow(
+            workflow_type="order", task_queue="wholesale", workflow_id="order-1"
+        )
+
+    with_client(lambda client: attempt(act(client)))
+
+
+def answering(
+    method: str, path: str, status: int, times: int | None = None, **body: Any
+) -> DurableServer:
+    server = DurableServer()
+    server.answer(method, path, status, {"message": "scripted", **body}, times=times)
+    return server
+
+
+@case(failures={"SignalFailed": 1}, suppressed={}, needs=["SignalFailed"])
+def a_signal_that_nobody_declared() -> None:
+    server = answering("POST", "/workflows/*/signal/*", 404, reason="unknown_signal")
+    with_client(lambda client: attempt(client.signal_workflow("run", "hurry")), server)
+
+
+# Such a refusal reaches the client as a ServerError, from which the SDK raises the typed one.
+@case(failures={"ServerError": 1}, suppressed={"wrapped": 1}, needs=["REQUEST_ID_CONFLICT"])
+def a_signal_s_key_that_is_taken() -> None:
+    server = answering("POST", "/workflows/*/signal/*", 409, reason="request_id_conflict")
+    with_client(lambda client: attempt(client.signal_workflow("run", "hurry")), server)
+
+
+@case(failures={"ServerError": 1}, suppressed={"wrapped": 1}, needs=["REQUEST_ID_CONFLICT"])
+def an_update_s_key_that_is_taken() -> None:
+    server = answering("POST", "/workflows/*/update/*", 409, reason="request_id_conflict")
+    with_client(lambda client: attempt(client.update_workflow("run", "change")), server)
+
+
+def updatable(raising: Callable[[], BaseException] | None, refusing: bool = False) -> type:
+    class Updatable:
+        def run(self, ctx: Any) -> Any:
+            yield ctx.start_timer(60)
+
+        @workflow.update("change")
+        def change(self) -> None:
+            if raising is not None:
+                raise raising()
+
+    if refusing:
+
+        def refuse(self: Any) -> None:
+            raise ValueError("no such street")
+
+        Updatable.refuse = Updatable.change.validator(refuse)  # type: ignore[attr-defined]
+    return workflow.defn(name="updatable")(Updatable)
+
+
+def update(definition: type) -> None:
+    async def act(client: Client) -> None:
+        handle = await start(client, definition)
+        await asyncio.sleep(0.3)  # until the workflow waits
+        await attempt(handle.update("change", wait_for="completed"))
+
+    with_worker(act, [definition])
+
+
+@case(failures={"UpdateFailed": 1}, needs=["UpdateFailed"])
+def an_update_handler_raises_a_plain_exception() -> None:
+    update(updatable(lambda: ValueError("no such street")))
+
+
+@case(failures={"CardDeclined": 1}, suppressed={"propagated": 1}, needs=["UpdateFailed"])
+def an_update_handler_raises_an_sdk_exception() -> None:
+    update(updatable(lambda: CardDeclined("the card is declined")))
+
+
+@case(
+    failures={"UpdateRejected": 1},
+    suppressed={"propagated": 1},
+    needs=["UpdateValidationFailed", "_run_update_validation_task"],
+)
+def an_update_that_its_validator_refuses() -> None:
+    update(updatable(None, refusing=True))
+
+
+@case(failures={"UpdateRejected": 1})
+def an_update_that_nobody_declared() -> None:
+    async def act(client: Client) -> None:
+        handle = await start(client, Waiting)
+        await attempt(handle.update("undeclared"))
+
+    with_client(act)
+
+
+def queried(raising: Callable[[], BaseException]) -> type:
+    class Queried:
+        def run(self, ctx: Any) -> Any:
+            yield ctx.start_timer(0)
+
+        def status(self) -> None:
+            raise raising()
+
+    Queried.status = workflow.query("status")(Queried.status)  # type: ignore[method-assign]
+    return workflow.defn(name="queried")(Queried)
+
+
+def query(definition: type, times: int) -> None:
+    async def act(client: Client) -> None:
+        handle = await start(client, definition)
+        await result_of(handle)
+        for _ in range(times):
+            await attempt(handle.query("status"))
+
+    with_worker(act, [definition])
+
+
+@case(failures={"QueryFailed": 2}, suppressed={"propagated": 2}, needs=["_poll_query_tasks"])
+def a_query_handler_raises_a_plain_exception_twice() -> None:
+    query(queried(lambda: ValueError("no such column")), 2)
+
+
+@case(
+    failures={"CardDeclined": 1},
+    suppressed={"wrapped": 1, "propagated": 1},
+    needs=["_poll_query_tasks"],
+)
+def a_query_handler_raises_an_sdk_exception() -> None:
+    query(queried(lambda: CardDeclined("the card is declined")), 1)
+
+
+@case(
+    failures={"QueryFailed": 1},
+    # A worker that cannot declare its queries is asked, and refuses it first.
+    suppressed={"propagated": 1} if has("_poll_query_tasks") and not DECLARES_QUERIES else {},
+)
+def a_query_that_nobody_declared() -> None:
+    async def act(client: Client) -> None:
+        handle = await start(client, Waiting)
+        await asyncio.sleep(0.1)
+        await attempt(handle.query("undeclared"))
+
+    with_worker(act, [Waiting])
+
+
+# --- the worker's own -----------------------------------------------------------------------------
+
+
+@case(
+    failures={"ActivityLeaseAuthorityLost": 1},
+    suppressed={"propagated": 1},
+    needs=["ActivityLeaseAuthorityLost"],
+)
+def a_refused_heartbeat() -> None:
+    refusal: dict[str, Any] = {
+        "cancel_requested": False,
+        "can_continue": False,
+        "reason": "lease_expired",
+    }
+    server = answering("POST", "/worker/activity-tasks/*/heartbeat", 200, **refusal)
+    definition = calling("beat")
+
+    async def act(client: Client) -> None:
+        await start(client, definition)
+        await until(lambda: len(list(counts().elements())) >= 2)
+
+    with_worker(act, [definition], [send_heartbeats], server)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait until something is there; the caller bounds it."""
+    while not condition():
+        await asyncio.sleep(0.05)
+
+
+@case(
+    failures={},
+    suppressed={"control_flow": 1},
+    when=hasattr(errors.ServerError, "poll_capacity_backpressure_delay"),
+)
+def a_poll_that_is_asked_to_come_back_later() -> None:
+    reason = "long_poll_capacity_exhausted"
+    server = answering(
+        "POST",
+        "/worker/workflow-tasks/poll",
+        429,
+        times=1,
+        reason=reason,
+        poll_status=reason,
+        task=None,
+        task_kind="workflow_task",
+        task_queue=QUEUE,
+        retryable=True,
+        retry_after_seconds=1,
+    )
+    definition = calling("fine")
+    with_worker(lambda client: run(client, definition), [definition], ACTIVITIES, server)
+
+
+@case(failures={}, suppressed={"control_flow": 1}, needs=["UpdateValidationFailed"])
+def a_worker_that_is_gone_when_it_leaves() -> None:
+    server = answering("DELETE", "/worker/registrations/*", 404, reason="worker_not_found")
+    definition = calling("fine")
+    with_worker(lambda client: run(client, definition), [definition], ACTIVITIES, server)
+
+
+# --- WorkflowEnvironment --------------------------------------------------------------------------
+
+try:
+    from durable_workflow import testing
+except ImportError:  # 0.2.0
+    testing = None  # type: ignore[assignment]
+
+HAS_ENVIRONMENT = testing is not None
+TURNS_MOCKS_INTO_FAILURES = hasattr(testing, "_mock_failure")  # before, a mock's exception escapes
+
+
+def in_environment(*definitions: type) -> None:
+    """Run each in an environment of its own; they all have the same run id."""
+    for definition in definitions:
+        environment = testing.WorkflowEnvironment()
+        for registered in ACTIVITIES:
+            environment.register_activity(registered.__activity_name__, registered)  # type: ignore[attr-defined]
+        with contextlib.suppress(*SDK_EXCEPTIONS):
+            environment.execute_workflow(definition)
+
+
+@case(failures={"CardDeclined": 2}, suppressed={"replayed": 4}, when=HAS_ENVIRONMENT)
+def two_environments_raise_and_catch() -> None:
+    in_environment(Hesitating, Hesitating)
+
+
+@case(failures={"CardDeclined": 2}, suppressed={"propagated": 2}, when=HAS_ENVIRONMENT)
+def two_environments_raise_an_sdk_exception() -> None:
+    in_environment(Declining, Declining)
+
+
+@case(failures={"WorkflowFailed": 2}, when=HAS_ENVIRONMENT)
+def two_environments_raise_a_plain_exception() -> None:
+    in_environment(Raising, Raising)
+
+
+@case(failures={"ActivityFailed": 2}, suppressed={"replayed": 6}, when=TURNS_MOCKS_INTO_FAILURES)
+def two_environments_catch_an_activity_s_failure() -> None:
+    in_environment(Careful, Careful)
+
+
+@case(failures={"ActivityFailed": 1}, suppressed={"propagated": 1}, when=TURNS_MOCKS_INTO_FAILURES)
+def an_environment_lets_an_activity_s_failure_pass() -> None:
+    in_environment(calling("break"))
+
+
+@case(failures={"CardDeclined": 2}, suppressed={"propagated": 4}, when=TURNS_MOCKS_INTO_FAILURES)
+def two_environments_let_a_user_s_subclass_pass() -> None:
+    in_environment(calling("decline-card"), calling("decline-card"))
+
+
+# --- counting -------------------------------------------------------------------------------------
+
+
+def counts() -> Counter[str]:
+    """This process's failures by class, and the rest by its reason with a ``!`` before it."""
+    found: Counter[str] = Counter()
+    for series, count in inside.failures().items():
+        found[series.split("|")[0].rpartition(".")[2]] += int(count)
+    for series, count in inside.samples("faultlens_suppressed_total").items():
+        found["!" + series.split("|")[3]] += int(count)
+    return found
+
+
+def with_worker_elsewhere(workflow_type: str) -> Counter[str]:
+    """Run a workflow whose worker is another process; returns what that one counted."""
+    with DurableServer() as server:
+        worker = subprocess.Popen(
+            [sys.executable, "-m", "tests.sdks.durable_flows", "--worker", server.url],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+        async def act() -> None:
+            async with Client(server.url, retry_policy=IMPATIENT) as client:
+                await asyncio.wait_for(run(client, workflow_type), DEADLINE)
+
+        try:
+            asyncio.run(act())
+            output, _ = worker.communicate("", timeout=DEADLINE)
+        finally:
+            worker.kill()
+    return Counter(json.loads(output.splitlines()[-1]))
+
+
+def work(url: str) -> None:
+    """The other process: works until its standard input ends."""
+
+    async def main() -> None:
+        workflows = [calling("break"), calling("decline"), Raising]
+        async with (
+            Client(url, retry_policy=IMPATIENT) as client,
+            working(client, workflows, ACTIVITIES),
+        ):
+            await asyncio.to_thread(sys.stdin.read)
+
+    asyncio.run(main())
+    inside.report(counts())
+
+
+def run_here(name: str) -> Counter[str]:
+    elsewhere = CASES[name].run() or Counter()
+    return counts() + elsewhere
+
+
+def measure(name: str) -> Counter[str]:
+    """Run a case in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.sdks.durable_flows", name],
+        cwd=ROOT,
+        env=children.environment(),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    if done.returncode != 0:
+        raise AssertionError(f"exit {done.returncode}\n{done.stdout}\n{done.stderr}")
+    return Counter(json.loads(done.stdout.splitlines()[-1]))
+
+
+def failures_of(measured: Counter[str]) -> dict[str, int]:
+    return {name: count for name, count in measured.items() if not name.startswith("!")}
+
+
+def suppressed_of(measured: Counter[str]) -> dict[str, int]:
+    return {name[1:]: count for name, count in measured.items() if name.startswith("!")}
+
+
+def table() -> None:
+    print(f"durable-workflow {durable_workflow.__version__}, Python {sys.version.split()[0]}")
+    row = "{:60} {:>5} {:>7}  {:34} {:>6}"
+    print(row.format("case", "true", "counted", "suppressed by reason", "raised"))
+    for name, wanted in CASES.items():
+        measured = measure(name)
+        failures, rest = failures_of(measured), suppressed_of(measured)
+        reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(rest.items())) or "-"
+        right = (failures, rest) == (dict(wanted.failures), dict(wanted.suppressed))
+        true, counted = sum(wanted.failures.values()), sum(failures.values())
+        raised = counted + sum(rest.values())
+        mark = "" if right else f"  WRONG: {failures} {rest}"
+        print(row.format(name, true, counted, reasons, raised) + mark, flush=True)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--worker"]:
+        work(sys.argv[2])
+    elif len(sys.argv) > 1:
+        inside.report(run_here(sys.argv[1]))
+    else:
+        table()
