@@ -11,10 +11,12 @@ not exist yet a case is left out, or has the numbers of `on_0_2`.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextlib
 import json
 import subprocess
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -22,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import durable_workflow
+import durable_workflow.client
 import durable_workflow.errors as errors
 import durable_workflow.worker
 from durable_workflow import Client, Worker, activity, workflow
@@ -336,6 +339,49 @@ async def run_many(client: Client, definition: type) -> None:
     await asyncio.gather(*(run(client, definition, f"run-{n}") for n in range(5)))
 
 
+class StickyServer(DurableServer):
+    """Tells workers that keep histories to use them."""
+
+    def _respond(self, request: Any) -> Any:
+        status, answer = super()._respond(request)
+        if request.path == "/cluster/info":
+            protocol = answer["worker_protocol"]
+            capabilities = {
+                **protocol["server_capabilities"],
+                "sticky_execution": {"supported": True},
+            }
+            answer = {
+                **answer,
+                "worker_protocol": {**protocol, "server_capabilities": capabilities},
+            }
+        task = answer.get("task") if request.path == "/worker/workflow-tasks/poll" else None
+        if task is not None and "history_events" in task:
+            history = [
+                {**event, "sequence": number}
+                for number, event in enumerate(task["history_events"], 1)
+            ]
+            sticky = {
+                "sticky_replay_mode": "sticky_hit_expected",
+                "last_history_sequence": len(history),
+            }
+            answer = {"task": {**task, "history_events": history, **sticky}}
+        return status, answer
+
+
+@case(
+    failures={"ActivityFailed": 1},
+    suppressed={"replayed": 6},
+    when=hasattr(durable_workflow.worker, "StickyWorkflowCache"),
+)
+def the_same_with_a_sticky_worker() -> None:
+    async def act(client: Client) -> None:
+        async with working(client, [Careful], ACTIVITIES, sticky_cache_capacity=10) as worker:
+            await run_and_ask(client)
+            assert worker._sticky_cache.metrics()["hit"] >= 3
+
+    with_client(act, StickyServer())
+
+
 @case(failures={"ActivityFailed": 5}, suppressed={"replayed": 15}, needs=["ActivityFailed"])
 def five_runs_interleaved() -> None:
     with_worker(lambda client: run_many(client, Careful), [Careful], ACTIVITIES)
@@ -545,6 +591,35 @@ def a_run_is_cancelled() -> None:
         await result_of(handle)
 
     with_worker(act, [Waiting])
+
+
+@case(
+    failures={},
+    suppressed={"control_flow": 1},
+    when=hasattr(workflow.WorkflowContext, "throw_if_cancellation_requested"),
+)
+def a_cancellation_thrown_into_a_workflow() -> None:
+    class Tidying:
+        def run(self, ctx: Any) -> Any:
+            try:
+                ctx.throw_if_cancellation_requested()
+            except WorkflowCancelled:
+                pass
+            yield ctx.schedule_activity("fine", [])
+
+    definition = workflow.defn(name="tidying")(Tidying)
+    workflow.replay(definition, [], [], run_id="1", cancel_requested=True)
+
+
+@case(failures={"WorkflowFailed": 1}, needs=["run_until"])
+def a_worker_runs_until_a_workflow_has_failed() -> None:
+    async def act(client: Client) -> None:
+        worker = Worker(client, task_queue=QUEUE, workflows=[Raising], shutdown_timeout=1.0)
+        handle = await start(client, Raising)
+        await attempt(worker.run_until(workflow_id="run", timeout=DEADLINE, poll_interval=0.05))
+        await result_of(handle)
+
+    with_client(act)
 
 
 # --- the client's calls ---------------------------------------------------------------------------
@@ -767,6 +842,64 @@ def a_worker_that_is_gone_when_it_leaves() -> None:
     server = answering("DELETE", "/worker/registrations/*", 404, reason="worker_not_found")
     definition = calling("fine")
     with_worker(lambda client: run(client, definition), [definition], ACTIVITIES, server)
+
+
+@activity.defn(name="decline-elsewhere")
+def decline_elsewhere(report: str) -> None:
+    """Runs in a process that is spawned for it; what that counted goes to a file when it exits."""
+    atexit.register(lambda: Path(report).write_text(json.dumps(counts())))
+    raise CardDeclined("the card is declined")
+
+
+class CooperativeServer(DurableServer):
+    """Lets workers run activities in processes of their own."""
+
+    def _respond(self, request: Any) -> Any:
+        status, answer = super()._respond(request)
+        if request.path == "/cluster/info":
+            protocol = answer["worker_protocol"]
+            capabilities = {**protocol["server_capabilities"], "cooperative_cancellation": True}
+            answer = {
+                **answer,
+                "worker_protocol": {**protocol, "server_capabilities": capabilities},
+            }
+        if request.path.endswith("/status"):
+            names = ("activity_attempt_id", "lease_owner")
+            return 200, {
+                "task_id": request.path.split("/")[3],
+                **{name: request.body[name] for name in names},
+                "can_continue": True,
+                "cancel_requested": False,
+                "heartbeat_recorded": False,
+                "reason": None,
+                "lease_expires_at": "2999-01-01T00:00:00Z",
+            }
+        return status, answer
+
+
+@case(
+    failures={"CardDeclined": 1},
+    suppressed={"propagated": 2},
+    when=hasattr(Worker, "_execute_cooperative_remote_callable")
+    and durable_workflow.client.PROTOCOL_VERSION >= "1.20",
+)
+def an_sdk_exception_in_an_activity_s_own_process() -> Counter[str]:
+    with tempfile.TemporaryDirectory() as directory:
+        report = Path(directory, "counts")
+
+        class Calling:
+            def run(self, ctx: Any) -> Any:
+                yield ctx.schedule_activity("decline-elsewhere", [str(report)])
+
+        definition = workflow.defn(name="calling")(Calling)
+        with_worker(
+            lambda client: run(client, definition),
+            [definition],
+            [decline_elsewhere],
+            CooperativeServer(),
+            capabilities=["cooperative_cancellation"],
+        )
+        return Counter(json.loads(report.read_text()))
 
 
 # --- WorkflowEnvironment --------------------------------------------------------------------------

@@ -15,7 +15,29 @@ from typing import Any
 from faultlens import guard
 from faultlens.identity import IdentityMap
 
-__all__ = ["Ordinals", "Raise", "Replay", "local", "plain", "replay_in", "within"]
+__all__ = [
+    "CLIENT",
+    "ERRORS",
+    "FRAME_LIMIT",
+    "TESTING",
+    "TEXT_LIMIT",
+    "WORKER",
+    "WORKFLOW",
+    "Ordinals",
+    "Raise",
+    "Replay",
+    "local",
+    "message_of",
+    "plain",
+    "replay_in",
+    "within",
+]
+
+ERRORS = "durable_workflow.errors"
+CLIENT = "durable_workflow.client"
+TESTING = "durable_workflow.testing"
+WORKER = "durable_workflow.worker"
+WORKFLOW = "durable_workflow.workflow"
 
 FRAME_LIMIT = 128
 """How far up the stack is looked: nested generators of a workflow, an SDK's call chain."""
@@ -42,6 +64,8 @@ class Raise:
     name: str
     frames: tuple[FrameType, ...]
     replay: Replay | None
+    raising: bool = True
+    """Whether it is being raised just now."""
 
     def within(self, module: str, *functions: str) -> FrameType | None:
         """The innermost frame of one of the SDK's functions, if the raise is below it."""
@@ -111,6 +135,11 @@ def local(frame: FrameType | None, name: str) -> Any:
 def plain(value: object) -> str | None:
     """`value` as a bounded str of our own, if it is text and not empty."""
     return (guard.text(value, TEXT_LIMIT) or None) if isinstance(value, str) else None
+
+
+def message_of(exc: BaseException) -> str | None:
+    """The exception's message, bounded; None if it has none."""
+    return guard.text(exc, TEXT_LIMIT)
 
 
 def _module(frame: FrameType) -> str | None:

@@ -35,28 +35,35 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping
 from types import CodeType, FrameType
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from faultlens import guard
 from faultlens.failure import Role
 from faultlens.sdks import CAUSE_LIMIT, Verdict
+from faultlens.sdks.durable_workflow.histories import (
+    event_of_child,
+    history_of_result,
+    told_by,
+    told_by_history,
+)
 from faultlens.sdks.durable_workflow.memory import LIMIT, Bounded, Claims
 from faultlens.sdks.durable_workflow.raises import (
+    CLIENT,
+    ERRORS,
     FRAME_LIMIT,
-    TEXT_LIMIT,
+    TESTING,
+    WORKER,
+    WORKFLOW,
     Ordinals,
     Raise,
     local,
+    message_of,
     plain,
     replay_in,
+    within,
 )
 
 __all__ = ["SWALLOWED", "Roles"]
-
-ERRORS = "durable_workflow.errors"
-CLIENT = "durable_workflow.client"
-WORKER = "durable_workflow.worker"
-TESTING = "durable_workflow.testing"
 
 # ServerErrors that the SDK swallows: the status, the reasons, and the functions that do it.
 SWALLOWED: tuple[tuple[tuple[int, ...], frozenset[str], str, tuple[str, ...]], ...] = (
@@ -112,7 +119,7 @@ class Roles:
 
     def __init__(self, classes: Mapping[str, type[BaseException]], limit: int = LIMIT) -> None:
         self._classes = classes
-        self._roots = tuple(classes.values())
+        self._ids = frozenset(map(id, classes.values()))  # a metaclass may break comparing
         self._short_names = {name.rpartition(".")[2] for name in classes}
         self._user_classes: dict[str, None] = {}
         self._claims = Claims(limit)
@@ -170,7 +177,7 @@ class Roles:
         self._remember(type(exc))
         frames = tuple(guard.frames(exc, frame, FRAME_LIMIT))
         replay = replay_in(frames, self.replay_code, self.environment())
-        raised = Raise(exc, names[0] if names else "", frames, replay)
+        raised = Raise(exc, names[0] if names else "", frames, replay, frame is not None)
         verdict = self._replayed(raised)
         if verdict is not None:
             return verdict
@@ -185,9 +192,10 @@ class Roles:
         """
         exc, name, replay = raised.exc, guard.class_name(type(raised.exc)), raised.replay
         of_child = raised.name.startswith("ChildWorkflow")
+        thrown = of_child or raised.name == "ActivityFailed"  # by a replay, and by nothing else
         ids = tuple(filter(None, map(raised.text, _IDS_OF_A_CHILD if of_child else _IDS)))
         earlier = None
-        if ids and (replay is not None or of_child or raised.name == "ActivityFailed"):
+        if ids and (replay is not None or thrown):
             earlier = self._claims.claim(("id", name, *ids), exc, name)
         if replay is not None:
             number = self._ordinals.number(replay.context, name, exc)
@@ -196,9 +204,32 @@ class Roles:
                 earlier = earlier or self._claims.holder(key, exc)
             else:
                 earlier = self._claims.claim(key, exc, name)
+                self._claims.claim(("message", *replay.run, name, message_of(exc)), exc, name)
+        elif thrown and not ids and not raised.raising:
+            earlier = self._replayed_long_ago(raised, name)
         if earlier is None:
             return None
         return Verdict(Role.REPLAYED, "raised in an earlier replay of the run", carries=name)
+
+    def _replayed_long_ago(self, raised: Raise, name: str) -> str | None:
+        """The same for a raise that is over, by the class and the message that the failure has.
+
+        On Python 3.10 and 3.11 the raise of an exception that was made long before, from a long
+        history, is seen when it is freed: as its replay returns to who asked for it.
+        """
+        frames = tuple(guard.frames(raised.exc, sys._getframe(1), FRAME_LIMIT))
+        task = within(frames, WORKER, "_run_workflow_task")
+        run_id = plain(local(task, "run_id"))
+        run = (0, run_id) if run_id else self._run_in_environment(frames)
+        if run is None or guard.traceback_of(raised.exc) is None:
+            return None
+        return self._claims.claim(("message", *run, name, message_of(raised.exc)), raised.exc, name)
+
+    def _run_in_environment(self, frames: tuple[FrameType, ...]) -> Run | None:
+        """The run that a WorkflowEnvironment executes."""
+        executing = within(frames, TESTING, "execute_workflow")
+        run_id = plain(local(executing, "current_run_id")) or plain(local(executing, "run_id"))
+        return (self.environment(), run_id) if run_id else None
 
     def _server_error(self, raised: Raise) -> Verdict | None:
         body = guard.attribute(raised.exc, "body")
@@ -223,22 +254,22 @@ class Roles:
         return self._named(raised.text("exception_class"), raised.text("exception_type"))
 
     def _child_failed(self, raised: Raise) -> Verdict | None:
-        payload = _event_of_child(raised)
+        payload = event_of_child(raised)
         child = raised.text("child_workflow_run_id") or plain(payload.get("child_workflow_run_id"))
         return (
             self._end_of_run(raised, (0, child) if child else None)
             or self._named(raised.text("exception_class"), plain(payload.get("exception_type")))
-            or _told_by(payload)
+            or told_by(payload)
         )
 
     def _workflow_failed(self, raised: Raise) -> Verdict | None:
-        payload, events = _history_of_result(raised)
+        payload, events = history_of_result(raised)
         exception_type = plain(payload.get("exception_type"))
         return (
             self._end_of_run(raised, self._awaited_run(raised))
             or self._named(raised.text("exception_class"), exception_type)
-            or _told_by(payload)
-            or _told_by_history(payload, events)
+            or told_by(payload)
+            or told_by_history(payload, events)
         )
 
     def _awaited(self, raised: Raise) -> Verdict | None:
@@ -246,12 +277,8 @@ class Roles:
 
     def _awaited_run(self, raised: Raise) -> Run | None:
         """The run whose result is awaited where this is raised."""
-        environment = raised.within(TESTING, "execute_workflow")
-        awaiting = environment or raised.within(CLIENT, "get_result")
-        run_id = plain(local(awaiting, "current_run_id")) or plain(local(awaiting, "run_id"))
-        if run_id is None:
-            return None
-        return (self.environment() if environment is not None else 0, run_id)
+        run_id = plain(local(raised.within(CLIENT, "get_result"), "run_id"))
+        return (0, run_id) if run_id else self._run_in_environment(raised.frames)
 
     def _end_of_run(self, raised: Raise, run: Run | None) -> Verdict | None:
         """Whether the failure of a run has been seen already, under whatever class."""
@@ -275,7 +302,7 @@ class Roles:
         """A worker of this process raises it; then its client does, from the server's answer."""
         task = raised.within(WORKER, *_ANSWERING) if raised.frames else None
         asked = raised.within(CLIENT, "query_workflow", "update_workflow")
-        message = guard.text(raised.exc, TEXT_LIMIT)
+        message = message_of(raised.exc)
         update_id = raised.text("update_id")
         if asked is not None:
             workflow_id = plain(local(asked, "workflow_id"))
@@ -295,7 +322,7 @@ class Roles:
 
     def _query_on_failed(self, raised: Raise, message: str | None) -> Verdict | None:
         """A query on a run whose replay ends in its failure shows that failure."""
-        asking = raised.within("durable_workflow.workflow", "_prepare_query_state", "query_state")
+        asking = raised.within(WORKFLOW, "_prepare_query_state", "query_state")
         run_id = plain(local(asking, "run_id"))
         if run_id is None or not (message or "").startswith("workflow replay failed before query"):
             return None
@@ -343,6 +370,8 @@ class Roles:
         return None
 
     def _names_ours(self, name: str) -> bool:
+        # What a spawned process calls the module that is the main one here.
+        name = name.replace("__mp_main__.", "__main__.", 1)
         module, _, short = name.rpartition(".")
         if short == "WorkflowCancelled":
             return False  # thrown into the workflow: it did not count there
@@ -351,7 +380,7 @@ class Roles:
         return name in self._user_classes or self._is_ours(_class_named(name))
 
     def _is_ours(self, cls: object) -> bool:
-        return isinstance(cls, type) and any(base in self._roots for base in guard.mro(cls))
+        return isinstance(cls, type) and any(id(base) in self._ids for base in guard.mro(cls))
 
     def _remember(self, cls: type) -> None:
         name = guard.class_name(cls)
@@ -361,85 +390,6 @@ class Roles:
 
 
 _ANSWERING = ("_run_query_task", "_run_query_task_core", "_run_update_validation_task")
-
-
-def _awaited_run(raised: Raise) -> Run | None:
-    """The run whose result is awaited where this is raised."""
-    client = raised.within(CLIENT, "get_result")
-    if client is not None:
-        run_id = plain(local(client, "run_id"))
-        return (0, run_id) if run_id else None
-    return None
-
-
-def _history_of_result(raised: Raise) -> tuple[Mapping[str, Any], list[Any]]:
-    """The event that ended the run, and the events on the page of history that has it."""
-    client = raised.within(CLIENT, "get_result")
-    payload, events = local(client, "payload"), local(client, "events")
-    return (
-        payload if type(payload) is dict else {},
-        events if type(events) is list else [],
-    )
-
-
-def _event_of_child(raised: Raise) -> Mapping[str, Any]:
-    """The event by which a parent's history tells of its child's failure.
-
-    SDK 0.2.0 keeps no more of it than the message, so of two events with the same it is the later:
-    the earlier was raised before, in a replay that had only that one.
-    """
-    events = local(raised.replay.frame, "events") if raised.replay is not None else None
-    child, message = raised.text("child_workflow_run_id"), guard.text(raised.exc, TEXT_LIMIT)
-    for event in reversed(events if type(events) is list else []):
-        payload = event.get("payload") if type(event) is dict else None
-        if type(payload) is not dict or not _carried_by(event):
-            continue
-        if child is not None and plain(payload.get("child_workflow_run_id")) == child:
-            return payload
-        if child is None and plain(payload.get("message")) == message:
-            return payload
-    return {}
-
-
-def _told_by(payload: Mapping[str, Any]) -> Verdict | None:
-    """A failed workflow tells which activity failed it, from 0.4.106 on."""
-    exception = payload.get("exception")
-    of_activity = type(exception) is dict and (
-        exception.get("activity_attempt_id") or exception.get("activity_type")
-    )
-    if of_activity or payload.get("failed_activity_execution_id"):
-        carries = f"{ERRORS}.ActivityFailed"
-        return Verdict(Role.PROPAGATED, "its history names the activity", carries=carries)
-    return None
-
-
-def _told_by_history(payload: Mapping[str, Any], events: list[Any]) -> Verdict | None:
-    """An activity or a child of the run failed with the same class and message."""
-    same = ("exception_class", "message")
-    for event in reversed(events):
-        earlier = event.get("payload") if type(event) is dict else None
-        if type(earlier) is not dict or earlier is payload:
-            continue
-        carried = _carried_by(event)
-        if carried and all(plain(earlier.get(key)) == plain(payload.get(key)) for key in same):
-            why = f"its history has the {carried}"
-            return Verdict(Role.PROPAGATED, why, carries=f"{ERRORS}.{carried}")
-    return None
-
-
-_CARRIED = {
-    "activityfailed": "ActivityFailed",
-    "activitytimedout": "ActivityFailed",
-    "childrunfailed": "ChildWorkflowFailed",
-    "childruncancelled": "ChildWorkflowCancelled",
-    "childrunterminated": "ChildWorkflowTerminated",
-}
-
-
-def _carried_by(event: Mapping[str, Any]) -> str | None:
-    """The class that a replay makes of this event of a history; SDK 0.2.0 also knows snake case."""
-    event_type = plain(event.get("event_type")) or ""
-    return _CARRIED.get(event_type.replace("_", "").lower())
 
 
 def _workflow_of(task_frame: FrameType | None) -> str | None:
@@ -480,6 +430,8 @@ def _class_named(name: str) -> object:
         found: object = sys.modules.get(".".join(parts[:split]))
         if found is not None:
             for part in parts[split:]:
-                found = guard.attribute(found, part)
+                # Past a module's __getattr__, which may import.
+                namespace = guard.attribute(found, "__dict__")
+                found = namespace.get(part) if isinstance(namespace, Mapping) else None
             return found
     return None
