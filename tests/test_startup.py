@@ -154,11 +154,20 @@ def test_disable_restores_every_attribute_that_enable_patched() -> None:
                        for c in vars(m).values() if isinstance(c, type)]
             modules = [dict(vars(m)) for m in (convert, taskrunner, entrypoints)]
             observe = sys.modules.get("flyte._observe")
-            return ([(c, dict(vars(c))) for c in (*classes, durable_workflow.worker.Worker)],
+            others = [vars(m).get(name) for m, name in (
+                (durable_workflow.worker, "Worker"), (durable_workflow.workflow, "FailWorkflow"),
+                (durable_workflow.workflow, "FailUpdate"), (logs, "AsyncLogViewer"),
+                (testing, "WorkflowEnvironment"))]
+            return ([(c, dict(vars(c))) for c in (*classes, *filter(None, others))],
                     modules, observe and list(observe._observers),
                     list(sys.meta_path), sys.gettrace(), sys.excepthook)
         import flyte.errors, durable_workflow.worker, inside, faultlens, inspect
+        import flyte.remote._logs as logs
         from flyte._internal.runtime import convert, entrypoints, taskrunner
+        try:
+            from durable_workflow import testing
+        except ImportError:  # 0.2.0
+            testing = durable_workflow
         before = state()
         signatures = [str(inspect.signature(flyte.errors.OOMError)),
                       str(inspect.signature(flyte.errors.BaseRuntimeError))]

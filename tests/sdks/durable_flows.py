@@ -1,25 +1,20 @@
 """What goes wrong in Durable Workflow, made to happen through the real SDK, with the true numbers.
 
-Each case is run in a process of its own; beside its function stand the failures that there are in
-the world, by class, and why each other raised SDK exception is none. On versions where a class does
-not exist yet a case is left out, or has the numbers of `on_0_2`.
-
-    python -m tests.sdks.durable_flows          a table of all cases
-    python -m tests.sdks.durable_flows NAME     one case: its counts, as JSON
+See `tests.sdks.flows`. Each case is run in a process of its own; beside its function stand the
+failures that there are in the world, by class, and why each other raised SDK exception is none. On
+versions where a class does not exist yet a case is left out, or has the numbers of `on_0_2`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import atexit
 import contextlib
 import json
 import subprocess
 import sys
 import tempfile
-from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +32,8 @@ from durable_workflow.errors import (
 from durable_workflow.retry_policy import RetryPolicy
 
 from faultlens.demo.durable_server import DurableServer
-from tests import children, inside
+from tests import inside
+from tests.sdks.flows import Counted, Flows
 
 QUEUE = "flows"
 DEADLINE = 20.0
@@ -47,20 +43,7 @@ ROOT = Path(__file__).parents[2]
 
 Counts = Mapping[str, int]
 
-
-@dataclass(frozen=True)
-class Case:
-    """Something that goes wrong."""
-
-    name: str
-    run: Callable[[], Any]
-    failures: Counts
-    """How often something went wrong in the world, by the class that shows it first."""
-    suppressed: Counts
-    """The other raised SDK exceptions, by the reason for which they are no failures."""
-
-
-CASES: dict[str, Case] = {}
+FLOWS = Flows(*SDK_EXCEPTIONS, alone=True)
 
 
 def has(*names: str) -> bool:
@@ -81,14 +64,13 @@ def case(
     on_0_2: tuple[Counts, Counts] | None = None,
     needs: Iterable[str] = (),
     when: bool = True,
-) -> Callable[[Callable[[], Any]], Callable[[], Any]]:
-    """Enter a case; its name is the function's, its description the docstring."""
+) -> Callable[[Callable[[], object]], Callable[[], object]]:
+    """Enter a case that the installed version can have; its name is the function's."""
 
-    def enter(run: Callable[[], Any]) -> Callable[[], Any]:
-        name = run.__name__.replace("_", " ")
+    def enter(run: Callable[[], object]) -> Callable[[], object]:
         if when and has(*needs):
             true, rest = on_0_2 if on_0_2 and IS_0_2 else (failures, suppressed or {})
-            CASES[name] = Case(name, run, true, rest)
+            FLOWS.enter(run.__name__.replace("_", " "), true, rest)(run)
         return run
 
     return enter
@@ -464,7 +446,7 @@ def an_activity_s_failure_up_to_the_client() -> None:
     suppressed={"propagated": 1},
     on_0_2=({"WorkflowFailed": 1}, {}),
 )
-def the_same_with_worker_and_client_in_two_processes() -> Counter[str]:
+def the_same_with_worker_and_client_in_two_processes() -> Counted:
     return with_worker_elsewhere("calling-break")
 
 
@@ -493,7 +475,7 @@ def a_user_s_subclass_in_an_activity_up_to_the_client() -> None:
     suppressed={"propagated": 2},
     on_0_2=({"NonRetryableError": 1}, {"propagated": 1}),
 )
-def an_sdk_exception_in_an_activity_in_two_processes() -> Counter[str]:
+def an_sdk_exception_in_an_activity_in_two_processes() -> Counted:
     return with_worker_elsewhere("calling-decline")
 
 
@@ -503,7 +485,7 @@ def workflow_code_raises_a_plain_exception() -> None:
 
 
 @case(failures={"WorkflowFailed": 1})
-def the_same_in_two_processes() -> Counter[str]:
+def the_same_in_two_processes() -> Counted:
     return with_worker_elsewhere("raising")
 
 
@@ -802,7 +784,7 @@ def a_refused_heartbeat() -> None:
 
     async def act(client: Client) -> None:
         await start(client, definition)
-        await until(lambda: len(list(counts().elements())) >= 2)
+        await until(lambda: inside.total() >= 2)
 
     with_worker(act, [definition], [send_heartbeats], server)
 
@@ -846,9 +828,17 @@ def a_worker_that_is_gone_when_it_leaves() -> None:
 
 @activity.defn(name="decline-elsewhere")
 def decline_elsewhere(report: str) -> None:
-    """Runs in a process that is spawned for it; what that counted goes to a file when it exits."""
-    atexit.register(lambda: Path(report).write_text(json.dumps(counts())))
-    raise CardDeclined("the card is declined")
+    """Runs in a process that is spawned for it, and leaves in a file what was counted there."""
+    raised: list[CardDeclined] = []
+
+    def declined() -> None:
+        try:
+            raise CardDeclined("the card is declined")
+        except CardDeclined as exc:
+            raised.append(exc)
+
+    Path(report).write_text(json.dumps(asdict(FLOWS.count(declined))))
+    raise raised[0]
 
 
 class CooperativeServer(DurableServer):
@@ -883,7 +873,7 @@ class CooperativeServer(DurableServer):
     when=hasattr(Worker, "_execute_cooperative_remote_callable")
     and durable_workflow.client.PROTOCOL_VERSION >= "1.20",
 )
-def an_sdk_exception_in_an_activity_s_own_process() -> Counter[str]:
+def an_sdk_exception_in_an_activity_s_own_process() -> Counted:
     with tempfile.TemporaryDirectory() as directory:
         report = Path(directory, "counts")
 
@@ -899,7 +889,7 @@ def an_sdk_exception_in_an_activity_s_own_process() -> Counter[str]:
             CooperativeServer(),
             capabilities=["cooperative_cancellation"],
         )
-        return Counter(json.loads(report.read_text()))
+        return Counted(**json.loads(report.read_text()))
 
 
 # --- WorkflowEnvironment --------------------------------------------------------------------------
@@ -953,20 +943,10 @@ def two_environments_let_a_user_s_subclass_pass() -> None:
     in_environment(calling("decline-card"), calling("decline-card"))
 
 
-# --- counting -------------------------------------------------------------------------------------
+# --- in another process ---------------------------------------------------------------------------
 
 
-def counts() -> Counter[str]:
-    """This process's failures by class, and the rest by its reason with a ``!`` before it."""
-    found: Counter[str] = Counter()
-    for series, count in inside.failures().items():
-        found[series.split("|")[0].rpartition(".")[2]] += int(count)
-    for series, count in inside.samples("faultlens_suppressed_total").items():
-        found["!" + series.split("|")[3]] += int(count)
-    return found
-
-
-def with_worker_elsewhere(workflow_type: str) -> Counter[str]:
+def with_worker_elsewhere(workflow_type: str) -> Counted:
     """Run a workflow whose worker is another process; returns what that one counted."""
     with DurableServer() as server:
         worker = subprocess.Popen(
@@ -986,7 +966,7 @@ def with_worker_elsewhere(workflow_type: str) -> Counter[str]:
             output, _ = worker.communicate("", timeout=DEADLINE)
         finally:
             worker.kill()
-    return Counter(json.loads(output.splitlines()[-1]))
+    return Counted(**json.loads(output.splitlines()[-1]))
 
 
 def work(url: str) -> None:
@@ -1000,59 +980,11 @@ def work(url: str) -> None:
         ):
             await asyncio.to_thread(sys.stdin.read)
 
-    asyncio.run(main())
-    inside.report(counts())
-
-
-def run_here(name: str) -> Counter[str]:
-    elsewhere = CASES[name].run() or Counter()
-    return counts() + elsewhere
-
-
-def measure(name: str) -> Counter[str]:
-    """Run a case in a process of its own."""
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.sdks.durable_flows", name],
-        cwd=ROOT,
-        env=children.environment(),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    if done.returncode != 0:
-        raise AssertionError(f"exit {done.returncode}\n{done.stdout}\n{done.stderr}")
-    return Counter(json.loads(done.stdout.splitlines()[-1]))
-
-
-def failures_of(measured: Counter[str]) -> dict[str, int]:
-    return {name: count for name, count in measured.items() if not name.startswith("!")}
-
-
-def suppressed_of(measured: Counter[str]) -> dict[str, int]:
-    return {name[1:]: count for name, count in measured.items() if name.startswith("!")}
-
-
-def table() -> None:
-    print(f"durable-workflow {durable_workflow.__version__}, Python {sys.version.split()[0]}")
-    row = "{:60} {:>5} {:>7}  {:34} {:>6}"
-    print(row.format("case", "true", "counted", "suppressed by reason", "raised"))
-    for name, wanted in CASES.items():
-        measured = measure(name)
-        failures, rest = failures_of(measured), suppressed_of(measured)
-        reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(rest.items())) or "-"
-        right = (failures, rest) == (dict(wanted.failures), dict(wanted.suppressed))
-        true, counted = sum(wanted.failures.values()), sum(failures.values())
-        raised = counted + sum(rest.values())
-        mark = "" if right else f"  WRONG: {failures} {rest}"
-        print(row.format(name, true, counted, reasons, raised) + mark, flush=True)
+    inside.report(asdict(FLOWS.count(lambda: asyncio.run(main()))))
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--worker"]:
         work(sys.argv[2])
-    elif len(sys.argv) > 1:
-        inside.report(run_here(sys.argv[1]))
     else:
-        table()
+        FLOWS.main()

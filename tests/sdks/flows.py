@@ -9,7 +9,6 @@ them is a module, and a program that prints what was counted beside what is true
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
 import subprocess
 import sys
@@ -21,7 +20,7 @@ from typing import Any
 
 from tests import children, inside
 
-__all__ = ["Flows", "Outcome", "outcomes"]
+__all__ = ["Counted", "Flows", "Outcome", "outcomes"]
 
 Counts = Mapping[str, int]
 Truth = Counts | Callable[[], Counts]
@@ -43,25 +42,42 @@ class Flow:
 
 
 @dataclass(frozen=True)
+class Counted:
+    """What was counted while something happened."""
+
+    failures: Counts
+    """By class."""
+    suppressed: Counts
+    """By reason."""
+    raised: int
+    """The SDK exceptions that were raised, by another count than faultlens'."""
+
+    def __add__(self, other: Counted) -> Counted:
+        return Counted(
+            dict(Counter(self.failures) + Counter(other.failures)),
+            dict(Counter(self.suppressed) + Counter(other.suppressed)),
+            self.raised + other.raised,
+        )
+
+
+@dataclass(frozen=True)
 class Outcome:
     """What a flow came to: the truth, and what was counted."""
 
     failures: Counts
     suppressed: Counts
     conversions: int
-    counted_failures: Counts
-    counted_suppressed: Counts
-    raised: int
-    """The SDK exceptions that were raised, by another count than faultlens'."""
+    counted: Counted
 
     @property
     def right(self) -> bool:
         """Whether what was counted is what is true, and every raise is in one of the counters."""
-        counted = sum(self.counted_failures.values()) + sum(self.counted_suppressed.values())
+        counted = self.counted
+        total = sum(counted.failures.values()) + sum(counted.suppressed.values())
         return (
-            self.counted_failures == self.failures
-            and self.counted_suppressed == self.suppressed
-            and counted == self.raised + self.conversions
+            counted.failures == self.failures
+            and counted.suppressed == self.suppressed
+            and total == counted.raised + self.conversions
         )
 
 
@@ -70,11 +86,13 @@ class Flows(dict[str, Flow]):
 
     roots: the SDK's root classes. Their instances are watched, and it is the traceback that tells
         which were raised, independently of faultlens.
+    alone: each flow happens in a process of its own.
     """
 
-    def __init__(self, *roots: type[BaseException]) -> None:
+    def __init__(self, *roots: type[BaseException], alone: bool = False) -> None:
         super().__init__()
         self._roots = roots
+        self.alone = alone
 
     def enter(
         self,
@@ -92,27 +110,38 @@ class Flows(dict[str, Flow]):
 
         return enter
 
-    def outcome(self, flow: Flow) -> Outcome:
-        """Let it happen."""
+    def count(self, happen: Callable[[], object]) -> Counted:
+        """Let something happen; a `Counted` that it returns, of another process, is added."""
         failures, suppressed = inside.failures(), inside.suppressed()
         with _constructed(self._roots) as constructed:
-            flow.happen()
-        true = _known(flow.failures)
-        return Outcome(
-            failures=true,
-            suppressed=_known(flow.suppressed),
-            conversions=sum(true.values()) if flow.conversions is None else flow.conversions,
-            counted_failures=_sums(inside.more(inside.failures(), failures), _class),
-            counted_suppressed=_sums(inside.more(inside.suppressed(), suppressed), _reason),
-            raised=sum(exc.__traceback__ is not None for exc in constructed),
+            elsewhere = happen()
+        here = Counted(
+            _sums(inside.more(inside.failures(), failures), _class),
+            _sums(inside.more(inside.suppressed(), suppressed), _reason),
+            len({id(exc) for exc in constructed if exc.__traceback__ is not None}),
         )
+        return here + elsewhere if isinstance(elsewhere, Counted) else here
+
+    def outcome(self, flow: Flow) -> Outcome:
+        """Let it happen."""
+        counted = self.count(flow.happen)
+        true = _known(flow.failures)
+        conversions = sum(true.values()) if flow.conversions is None else flow.conversions
+        return Outcome(true, _known(flow.suppressed), conversions, counted)
 
     def main(self) -> None:
-        """Let all happen, and print it as a table, or with ``--json`` for `outcomes`.
+        """Let all happen, or those named as arguments, and print it.
 
-        With the table the exit status says whether all was counted right.
+        As a table, with an exit status that says whether all was counted right; with ``--json``
+        for `outcomes`.
         """
-        found = {name: self.outcome(flow) for name, flow in self.items()}
+        names = [name for name in sys.argv[1:] if name != "--json"] or list(self)
+        found: dict[str, Outcome] = {}
+        for name in names:
+            if self.alone and len(names) > 1:
+                found |= outcomes(Path(sys.argv[0]).stem, name)
+            else:
+                found[name] = self.outcome(self[name])
         if "--json" in sys.argv:
             inside.report({name: asdict(outcome) for name, outcome in found.items()})
             return
@@ -121,22 +150,24 @@ class Flows(dict[str, Flow]):
             sys.exit("The numbers of the cases marked ! are wrong.")
 
 
-@functools.cache
-def outcomes(module: str) -> dict[str, Outcome]:
-    """What all flows of the table `module` come to, in a process of their own."""
+def outcomes(module: str, *names: str) -> dict[str, Outcome]:
+    """What the flows of the table `module` come to, or those named, in another process."""
     done = subprocess.run(
-        [sys.executable, "-m", f"tests.sdks.{module}", "--json"],
+        [sys.executable, "-m", f"tests.sdks.{module}", "--json", *names],
         cwd=Path(__file__).parents[2],
         env=children.environment(),
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, f"{names}: {done.stderr}"
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return {name: Outcome(**outcome) for name, outcome in found.items()}
+    return {
+        name: Outcome(**{**outcome, "counted": Counted(**outcome["counted"])})
+        for name, outcome in found.items()
+    }
 
 
 @contextlib.contextmanager
@@ -176,9 +207,7 @@ def _sums(counts: Mapping[str, float], key: Callable[[list[str]], str]) -> dict[
 
 
 def _class(series: list[str]) -> str:
-    """The class without its SDK's module; a user's class whole."""
-    module, _, short = series[0].rpartition(".")
-    return short if module.endswith(".errors") else series[0]
+    return series[0].rpartition(".")[2]
 
 
 def _reason(series: list[str]) -> str:
@@ -194,12 +223,13 @@ def _print(found: Mapping[str, Outcome]) -> None:
 
 
 def _row(name: str, outcome: Outcome) -> tuple[str, ...]:
-    reasons = (f"{count} {reason}" for reason, count in outcome.counted_suppressed.items())
+    counted = outcome.counted
+    reasons = (f"{count} {reason}" for reason, count in sorted(counted.suppressed.items()))
     return (
         " " if outcome.right else "!",
         name,
         str(sum(outcome.failures.values())),
-        str(sum(outcome.counted_failures.values())),
+        str(sum(counted.failures.values())),
         ", ".join(reasons) or "-",
-        str(outcome.raised),
+        str(counted.raised),
     )

@@ -1,15 +1,11 @@
-"""Each failure counts once: the cases of `durable_flows`, each in a process of its own."""
+"""What is counted of all that can happen in Durable Workflow, on the installed version."""
 
 from __future__ import annotations
 
-import pytest
-
-from tests.sdks import durable_flows
+from tests.sdks.flows import outcomes
 
 
-@pytest.mark.parametrize("name", durable_flows.CASES)
-def test_as_many_failures_are_counted_as_things_went_wrong(name: str) -> None:
-    case = durable_flows.CASES[name]
-    measured = durable_flows.measure(name)
-    assert durable_flows.failures_of(measured) == case.failures
-    assert durable_flows.suppressed_of(measured) == case.suppressed
+def test_the_number_of_failures_is_the_number_of_things_that_went_wrong() -> None:
+    found = outcomes("durable_flows")
+    assert len(found) > 20
+    assert {name: outcome for name, outcome in found.items() if not outcome.right} == {}

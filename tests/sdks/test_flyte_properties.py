@@ -128,12 +128,11 @@ _PROGRAM = """
                 with contextlib.suppress(flyte.errors.BaseRuntimeError):
                     runner.run(task, json.dumps(tree))
         Truth.failures = Truth.conversions = 0
-        watched.enter(str(len(watched)))(happen)
-        outcome = watched.outcome(list(watched.values())[-1])
-        failures = sum(outcome.counted_failures.values())
-        suppressed = sum(outcome.counted_suppressed.values())
-        assert failures == Truth.failures, (tree, outcome)
-        assert failures + suppressed == outcome.raised + Truth.conversions, (tree, outcome)
+        counted = watched.count(happen)
+        failures = sum(counted.failures.values())
+        suppressed = sum(counted.suppressed.values())
+        assert failures == Truth.failures, (tree, counted)
+        assert failures + suppressed == counted.raised + Truth.conversions, (tree, counted)
         failing[0] += failures > 0
 
     check()

@@ -101,6 +101,8 @@ class PrivateHook:
     """The names its parameters begin with; `find` refuses any other function."""
     without: str
     """What is lost without it, in words that follow "without it"."""
+    since: tuple[int, ...] = ()
+    """The version that brought it; an older one lacks nothing by not having it."""
 
     def find(self, module: ModuleType) -> Any:
         """The function in `module`; None if it is not there or takes other arguments."""
@@ -267,6 +269,13 @@ class Sdk:
             cause = guard.cause_of(cause)
         return None
 
+    def find(self, hook: PrivateHook, module: ModuleType) -> Any:
+        """The function to be hooked; None, after one warning, if the installed version lacks it."""
+        found = hook.find(module)
+        if found is None and not self._is_before(hook.since):
+            self.warn_of(hook)
+        return found
+
     def warn_of(self, hook: PrivateHook) -> None:
         """Say that the installed version lacks what was to be hooked."""
         _log.warning(
@@ -277,6 +286,10 @@ class Sdk:
             hook.name,
             hook.without,
         )
+
+    def _is_before(self, since: tuple[int, ...]) -> bool:
+        parts = re.match(r"\d+(\.\d+)*", self.version)
+        return parts is not None and tuple(map(int, parts[0].split("."))) < since
 
     # What an SDK's module fills in.
 
@@ -304,7 +317,8 @@ class Sdk:
     def lacking(self) -> Iterator[PrivateHook]:
         """The private hooks that the installed version has no place for. Imports the SDK."""
         for hook in self.private_hooks:
-            if hook.find(importlib.import_module(hook.module)) is None:
+            found = hook.find(importlib.import_module(hook.module))
+            if found is None and not self._is_before(hook.since):
                 yield hook
 
     def verdict(self, exc: BaseException, frame: FrameType | None) -> Verdict | None:

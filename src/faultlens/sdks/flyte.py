@@ -33,7 +33,6 @@ from __future__ import annotations
 import contextvars
 import functools
 import importlib
-import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -256,9 +255,8 @@ class Flyte(Sdk):
         return None
 
     def _hook_rebuilding(self, convert: ModuleType) -> Callable[[], None] | None:
-        original = _REBUILD.find(convert)
+        original = self.find(_REBUILD, convert)
         if original is None:
-            self.warn_of(_REBUILD)
             return None
         error_class = guard.attribute(convert, "Error")
         rebuilt = self._rebuilt
@@ -286,9 +284,8 @@ class Flyte(Sdk):
             register(observer)
             return functools.partial(unregister, observer)
         errors = sys.modules["flyte.errors"]
-        if _FROM_EXCEPTION.find(errors) is None:
+        if self.find(_FROM_EXCEPTION, errors) is None:
             self._sees_conversions = False
-            self.warn_of(_FROM_EXCEPTION)
             return None
         custom_error = errors.CustomError
         from_exception = custom_error.__dict__["from_exception"].__func__
@@ -318,9 +315,8 @@ class Flyte(Sdk):
         return replace(entrypoints, "convert_from_native_to_error", convert_from_native_to_error)
 
     def _hook_log_viewer(self, logs: ModuleType) -> Callable[[], None] | None:
-        original = _VIEW_LOGS.find(logs)
-        if not inspect.iscoroutinefunction(original):
-            self.warn_of(_VIEW_LOGS)
+        original = self.find(_VIEW_LOGS, logs)
+        if original is None:
             return None
 
         @functools.wraps(original)

@@ -1,10 +1,11 @@
 """Durable Workflow (`durable_workflow.errors`), 0.2.0 to 2.12.0.
 
-kinds.py    whose fault: one rule for each class
-roles.py    origin or carrier: likewise, by the raise and by what was seen before
-raises.py   where in the SDK a raise happened, and in which replay of which run
-memory.py   what was seen before, in bounded memory
-hooks.py    who runs the code, and what ends a run
+kinds.py      whose fault: one rule for each class
+roles.py      origin or carrier: likewise, by the raise and by what was seen before
+raises.py     where in the SDK a raise happened, and in which replay of which run
+histories.py  what a run's history tells of its failure
+memory.py     what was seen before, in bounded memory
+hooks.py      who runs the code, and what ends a run
 """
 
 from __future__ import annotations
@@ -32,7 +33,6 @@ class DurableWorkflow(Sdk):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._roles = Roles(self.classes)
-        self._hooked: set[str] = set()
 
     def own_rule(self, cls: type) -> Rule:
         return kinds.rule_for(cls)
@@ -41,10 +41,7 @@ class DurableWorkflow(Sdk):
         return self._roles.verdict(exc, frame)
 
     def hook_into(self, module: ModuleType, recorder: Recorder) -> Callable[[], None] | None:
-        if module.__name__ in self._hooked:
-            return None
-        self._hooked.add(module.__name__)
-        return hooks.hook_into(module, self.version, self._roles, recorder)
+        return hooks.hook_into(module, self, self._roles, recorder)
 
     def identity(self) -> object:
         return hooks.name_of(hooks.running_worker())

@@ -1,7 +1,6 @@
 """What is hooked in the Durable Workflow SDK, beside the raises: who runs, and what ends a run.
 
-Public functions are hooked as they are. A private one is checked first, by `PrivateHook`: where it
-is not what it was, one warning says what is lost, and the rest goes on.
+Public functions are hooked as they are. A private one is checked first, by `PrivateHook`.
 """
 
 from __future__ import annotations
@@ -11,12 +10,12 @@ import functools
 import inspect
 import itertools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import CodeType, ModuleType
 from typing import Any
 
 from faultlens import guard
-from faultlens.sdks import PrivateHook, Recorder, stable_worker
+from faultlens.sdks import PrivateHook, Recorder, Sdk, replace, stable_worker
 from faultlens.sdks.durable_workflow.roles import Roles
 
 __all__ = ["PRIVATE_HOOKS", "Undo", "hook_into", "name_of", "running_worker"]
@@ -30,6 +29,7 @@ REPLAY = PrivateHook(
     "_replay_state",
     ("workflow_cls", "history_events", "start_input"),
     "a failure that a workflow catches counts again at each of its tasks and queries",
+    since=(0, 4),
 )
 FAIL_WORKFLOW = PrivateHook(
     "durable_workflow.workflow",
@@ -42,17 +42,16 @@ FAIL_UPDATE = PrivateHook(
     "FailUpdate",
     ("update_id", "message"),
     "an update that fails by an SDK exception counts a second time at its client",
+    since=(0, 4),
 )
 QUERY_THREAD = PrivateHook(
     "durable_workflow.worker",
     "Worker._run_query_task_thread",
     ("self",),
     "the failures of queries have the process's worker label",
+    since=(0, 4, 106),
 )
 PRIVATE_HOOKS = (REPLAY, FAIL_WORKFLOW, FAIL_UPDATE, QUERY_THREAD)
-
-# The versions that brought them; an older one lacks nothing by not having them.
-_SINCE = {REPLAY: (0, 4), FAIL_UPDATE: (0, 4), QUERY_THREAD: (0, 4, 106)}
 
 _worker: contextvars.ContextVar[Any] = contextvars.ContextVar("faultlens_worker", default=None)
 _environment: contextvars.ContextVar[int] = contextvars.ContextVar(
@@ -72,106 +71,63 @@ def name_of(worker: object) -> str | None:
     )
 
 
-def hook_into(module: ModuleType, version: str, roles: Roles, recorder: Recorder) -> Undo | None:
+def hook_into(module: ModuleType, sdk: Sdk, roles: Roles, recorder: Recorder) -> Undo | None:
     """Hook one of the SDK's modules; returns what undoes it, None if it is not one of ours."""
-    name = module.__name__
-    if name == "durable_workflow.worker":
-        return _hook_worker(module, version, recorder)
-    if name == "durable_workflow.workflow":
-        return _hook_workflow(module, version, roles)
-    if name == "durable_workflow.testing":
-        return _hook_testing(module)
-    return None
+    undo: list[Undo] = []
+    if module.__name__ == "durable_workflow.worker":
+        undo.extend(_hook_worker(module, sdk, recorder))
+    elif module.__name__ == "durable_workflow.workflow":
+        undo.extend(_hook_workflow(module, sdk, roles))
+    elif module.__name__ == "durable_workflow.testing":
+        undo.extend(_hook_testing(module))
+
+    def undo_all() -> None:
+        for step in reversed(undo):
+            step()
+
+    return undo_all if undo else None
 
 
-def _hook_worker(module: ModuleType, version: str, recorder: Recorder) -> Undo:
+def _hook_worker(module: ModuleType, sdk: Sdk, recorder: Recorder) -> Iterator[Undo]:
     """Remember the running worker: in its tasks, in the threads they start, in the query thread."""
     worker = guard.attribute(module, "Worker")
-    patches = _Patches()
     for name in ("run", "run_until", "stop"):
         original = vars(worker).get(name) if isinstance(worker, type) else None
         if inspect.iscoroutinefunction(original):
-            patches.set(worker, name, _within_worker(original, recorder))
-    if _find(QUERY_THREAD, module, version) is not None:
-        name = QUERY_THREAD.name.rpartition(".")[2]
-        patches.set(worker, name, _in_query_thread(getattr(worker, name)))
-    return patches.undo
+            yield replace(worker, name, _within_worker(original, recorder))
+    query_thread = sdk.find(QUERY_THREAD, module)
+    if query_thread is not None:
+        yield replace(worker, query_thread.__name__, _in_query_thread(query_thread))
 
 
-def _hook_workflow(module: ModuleType, version: str, roles: Roles) -> Undo:
+def _hook_workflow(module: ModuleType, sdk: Sdk, roles: Roles) -> Iterator[Undo]:
     """Know the function that replays, and what ends a run or an update."""
-    patches = _Patches()
     roles.environment = _environment.get
-    roles.replay_code = _replay_code(module, version)
-    if (command := _find(FAIL_WORKFLOW, module, version)) is not None:
-        patches.set(command, "__init__", _reporting(command.__init__, roles, of_update=False))
-    if (command := _find(FAIL_UPDATE, module, version)) is not None:
-        patches.set(command, "__init__", _reporting(command.__init__, roles, of_update=True))
-
-    def undo() -> None:
-        patches.undo()
-        roles.replay_code = None
-
-    return undo
+    roles.replay_code = _replay_code(module, sdk)
+    yield roles.forget_replays
+    for hook in (FAIL_WORKFLOW, FAIL_UPDATE):
+        command = sdk.find(hook, module)
+        if command is not None:
+            of_update = hook is FAIL_UPDATE
+            yield replace(command, "__init__", _reporting(command.__init__, roles, of_update))
 
 
-def _hook_testing(module: ModuleType) -> Undo:
+def _hook_testing(module: ModuleType) -> Iterator[Undo]:
     """Number the executions of a WorkflowEnvironment: the id of their runs is always the same."""
-    patches = _Patches()
     environment = guard.attribute(module, "WorkflowEnvironment")
     original = guard.attribute(environment, "execute_workflow")
     if inspect.isfunction(original):
-        patches.set(environment, "execute_workflow", _numbered(original))
-    return patches.undo
+        yield replace(environment, "execute_workflow", _numbered(original))
 
 
-class _Patches:
-    """Attributes that were replaced, to be put back."""
-
-    def __init__(self) -> None:
-        self._originals: list[tuple[Any, str, Any]] = []
-
-    def set(self, owner: Any, name: str, value: Any) -> None:
-        self._originals.append((owner, name, vars(owner)[name]))
-        setattr(owner, name, value)
-
-    def undo(self) -> None:
-        for owner, name, original in reversed(self._originals):
-            setattr(owner, name, original)
-
-
-def _find(hook: PrivateHook, module: ModuleType, version: str) -> Any:
-    found = hook.find(module)
-    if found is None and not _before(version, _SINCE.get(hook, ())):
-        _warn(hook, version)
-    return found
-
-
-def _replay_code(module: ModuleType, version: str) -> CodeType | None:
+def _replay_code(module: ModuleType, sdk: Sdk) -> CodeType | None:
     """The code that replays, if it has the locals that are read of it."""
-    found = REPLAY.find(module)
-    if found is None and _before(version, _SINCE[REPLAY]):
-        found = guard.attribute(module, "replay")  # all there was then
+    found = REPLAY.find(module) or guard.attribute(module, "replay")  # all that 0.2.0 has
     code = guard.attribute(found, "__code__")
     if isinstance(code, CodeType) and {"run_id", "ctx"} <= {*code.co_varnames, *code.co_cellvars}:
         return code
-    _warn(REPLAY, version)
+    sdk.warn_of(REPLAY)
     return None
-
-
-def _warn(hook: PrivateHook, version: str) -> None:
-    _log.warning(
-        "faultlens does not know %s.%s of durable-workflow %s; without it %s.",
-        hook.module,
-        hook.name,
-        version,
-        hook.without,
-    )
-
-
-def _before(version: str, since: tuple[int, ...]) -> bool:
-    parts = version.split(".")[:3]
-    return all(map(str.isdigit, parts)) and tuple(map(int, parts)) < since
 
 
 def _within_worker(run: Any, recorder: Recorder) -> Any:
@@ -198,7 +154,7 @@ def _in_query_thread(main: Any) -> Any:
     return wrapper
 
 
-def _reporting(init: Any, roles: Roles, *, of_update: bool) -> Any:
+def _reporting(init: Any, roles: Roles, of_update: bool) -> Any:
     @functools.wraps(init)
     def wrapper(self: Any, /, *args: Any, **kwargs: Any) -> None:
         init(self, *args, **kwargs)

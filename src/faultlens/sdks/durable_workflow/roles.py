@@ -135,6 +135,10 @@ class Roles:
 
     # What the hooks report.
 
+    def forget_replays(self) -> None:
+        """No function is known any more that replays."""
+        self.replay_code = None
+
     def command_made(self, update_id: object = None) -> None:
         """The SDK makes the command that ends a workflow or an update with a failure.
 
