@@ -157,6 +157,23 @@ class TestSdks:
             expected = f"{mine[0]['version']}, {len(mine)} exception classes"
             assert report.of(name) == [("ok", expected)]
 
+    def test_what_a_version_lacks_to_be_seen_whole_is_a_warning(self, tmp_path: Path) -> None:
+        site = tmp_path / "sitecustomize.py"  # runs before anything of the doctor's
+        site.write_text(
+            "import flyte._internal.runtime.convert as convert\n"
+            "rebuild = convert.convert_error_to_native\n"
+            "convert.convert_error_to_native = lambda *errors: rebuild(*errors)\n"
+        )
+
+        report = doctor(env={"PYTHONPATH": str(tmp_path), "FAULTLENS": "0"})
+
+        (_, lacking) = report.of("flyte")
+        assert lacking == (
+            "warn",
+            "has no flyte._internal.runtime.convert.convert_error_to_native as it is known; "
+            "without it a failed task counts again at each level of nesting",
+        )
+
     def test_one_is_enough(self, tmp_path: Path) -> None:
         absent(tmp_path, "flyte")
 

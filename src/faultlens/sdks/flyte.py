@@ -301,7 +301,7 @@ class Flyte(Sdk):
     def _hook_load_failures(
         self, entrypoints: ModuleType, recorder: Recorder
     ) -> Callable[[], None] | None:
-        """A task that cannot be loaded; versions before 2.6 report nothing of it."""
+        """A task that cannot be loaded; versions before 2.5 report nothing of it."""
         original = guard.attribute(entrypoints, "convert_from_native_to_error")
         if original is None:
             return None
