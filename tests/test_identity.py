@@ -52,3 +52,15 @@ def test_nothing_is_remembered_of_what_takes_no_weak_reference() -> None:
     values.set(exc, "lost")
     assert values.get(exc) is None
     assert len(values) == 0
+
+
+def test_what_is_kept_is_known_until_it_is_discarded() -> None:
+    values: IdentityMap[str] = IdentityMap()
+    exc = ValueError()
+    values.keep(exc, "known")
+    assert values.get(exc) == "known"
+    values.discard(ValueError())
+    assert values.get(exc) == "known"
+    values.discard(exc)
+    assert values.get(exc) is None
+    assert len(values) == 0

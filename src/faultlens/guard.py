@@ -14,6 +14,7 @@ __all__ = [
     "frames",
     "mro",
     "of_a_signal",
+    "short_name",
     "text",
     "traceback_of",
 ]
@@ -26,6 +27,9 @@ traceback_of = BaseException.__dict__["__traceback__"].__get__
 
 cause_of = BaseException.__dict__["__cause__"].__get__
 """What an exception was raised from, likewise."""
+
+short_name = type.__dict__["__name__"].__get__
+"""A class's own name, past a metaclass of the user's."""
 
 _module_of = type.__dict__["__module__"].__get__
 _qualname_of = type.__dict__["__qualname__"].__get__

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 from typing import Generic, TypeVar
 
 __all__ = ["IdentityMap"]
@@ -13,15 +14,15 @@ V = TypeVar("V")
 class IdentityMap(Generic[V]):
     """Values by an object's identity.
 
-    Keeps no object alive, calls none of its code (it may be unhashable, or equal to others), and
-    leaves no mark on it: marks travel through pickle. An id is sound only beside a reference that
-    tells whether the object behind it is still the same.
+    Keeps no object alive (but see `keep`), calls none of its code (it may be unhashable, or equal
+    to others), and leaves no mark on it: marks travel through pickle. An id is sound only beside a
+    reference that tells whether the object behind it is still the same.
 
     Changed by single, atomic operations only: objects die at any time, in any thread.
     """
 
     def __init__(self) -> None:
-        self._entries: dict[int, tuple[weakref.ref[object], V]] = {}
+        self._entries: dict[int, tuple[Callable[[], object], V]] = {}
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -43,6 +44,15 @@ class IdentityMap(Generic[V]):
             entries[key] = (weakref.ref(obj, forget), value)
         except TypeError:
             pass
+
+    def keep(self, obj: object, value: V) -> None:
+        """Remember `value`, and keep the object alive, until `discard`."""
+        self._entries[id(obj)] = (lambda: obj, value)
+
+    def discard(self, obj: object) -> None:
+        """Forget what is remembered about the object."""
+        if self.get(obj) is not None:
+            self._entries.pop(id(obj), None)
 
     def get(self, obj: object) -> V | None:
         """What is remembered about the object; None if nothing is."""

@@ -26,6 +26,7 @@ WATCHED = frozenset(
         "flyte._internal.runtime.convert",
         "flyte._internal.runtime.entrypoints",
         "flyte._internal.runtime.taskrunner",
+        "flyte._observe",
         "flyte.remote._logs",
         "durable_workflow.errors",
         "durable_workflow.testing",

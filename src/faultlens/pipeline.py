@@ -144,18 +144,21 @@ class Pipeline:
             for class_name, cls in sdk.classes.items():
                 self.counters.expect(class_name, sdk.rule(cls).kinds, worker)
 
-    def converted(self, native: BaseException, convert: Callable[[], BaseException]) -> None:
+    def converted(
+        self, native: BaseException, convert: Callable[[], BaseException]
+    ) -> Callable[[], None]:
         """Record a failure that raised no SDK exception; never raises what is not the host's."""
         if self._sdk_of(native) is not None:
-            return  # the hook has seen it
+            return _nothing  # the hook has seen it
         try:
             exc = convert()  # not within `report`: it makes SDK exceptions, which the hook sees
         except Exception as error:
             if guard.of_a_signal(error):
                 raise
             self._dropped("internal_error", error)
-            return
+            return _nothing
         self.hook.report(lambda: self._record_converted(native, exc))
+        return lambda: self.spans.forget(native)
 
     # The prometheus_client collector.
 
@@ -202,12 +205,12 @@ class Pipeline:
         settings = self.settings
         failure = sdk.describe_converted(exc, native, settings.worker, settings.fallback_worker)
         if failure is not None:
-            interruption = self._give(failure, native, None)
+            interruption = self._give(failure, native, None, keep=True)
             if interruption is not None:
                 raise interruption
 
     def _give(
-        self, failure: Failure, exc: BaseException, frame: FrameType | None
+        self, failure: Failure, exc: BaseException, frame: FrameType | None, keep: bool = False
     ) -> BaseException | None:
         """Hand a record to the sinks. Raises only before anything is recorded."""
         span, trace = self._current_span()
@@ -216,7 +219,7 @@ class Pipeline:
         self.counters.count(failure, trace)
         try:
             self.log(failure, exc, frame)
-            self.spans.record(failure, exc, frame, span)
+            self.spans.record(failure, exc, frame, span, keep)
         except BaseException as error:
             if guard.of_a_signal(error):
                 return error
@@ -259,6 +262,10 @@ class Pipeline:
 
     def _warn_of_name(self, what: str, name: str, why: str) -> None:
         _log.warning("%s changes nothing: %s.", what, why.format(package=name.partition(".")[0]))
+
+
+def _nothing() -> None:
+    """There is nothing to let go of."""
 
 
 def _no_log(failure: Failure, exc: BaseException, frame: FrameType | None) -> None:

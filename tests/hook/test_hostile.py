@@ -561,7 +561,7 @@ def test_many_raises_leave_nothing_in_our_tables() -> None:
         inside.report([
             inside.total(),
             len(running.hook._pending),
-            len(running.spans._recorded._by_id),
+            len(running.spans._recorded._entries),
         ])
     """
     assert children.report(source) == [3000, 1, 0]

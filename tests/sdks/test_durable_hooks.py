@@ -53,6 +53,30 @@ def test_what_a_worker_runs_has_its_task_queue_as_label(flow: str) -> None:
     assert workers(failures) | workers(suppressed) == {durable_flows.QUEUE}
 
 
+def test_run_until_is_a_worker_too() -> None:
+    if not hasattr(durable_flows.Worker, "run_until"):
+        pytest.skip("this version has no run_until")
+    failures = children.report(
+        """
+        import sys
+        sys.path.insert(0, sys.argv[1])
+        import inside
+        from tests.sdks import durable_flows as flows
+        async def act(client):
+            worker = flows.Worker(client, task_queue="nightly", workflows=[flows.Hesitating],
+                                  activities=[flows.fine], shutdown_timeout=1.0)
+            await client.start_workflow(
+                workflow_type="hesitating", task_queue="nightly", workflow_id="run")
+            await worker.run_until(workflow_id="run", timeout=20, poll_interval=0.05)
+        flows.with_client(act)
+        inside.report(inside.failures())
+        """,
+        ROOT,
+        env={"FAULTLENS_WORKER": None},
+    )
+    assert failures == {"tests.sdks.durable_flows.CardDeclined|user|nightly": 1}
+
+
 def test_what_a_query_raises_has_it_too_though_its_thread_starts_with_an_empty_context() -> None:
     failures, suppressed, _ = happen("a query handler raises an sdk exception", worker=None)
     assert workers(failures) == {durable_flows.QUEUE}

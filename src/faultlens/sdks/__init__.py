@@ -82,10 +82,14 @@ class Recorder(Protocol):
         """A worker of this name has started."""
         ...
 
-    def converted(self, native: BaseException, convert: Callable[[], BaseException]) -> None:
+    def converted(
+        self, native: BaseException, convert: Callable[[], BaseException]
+    ) -> Callable[[], None]:
         """The SDK converts `native`, which ended something, without raising it.
 
         convert: makes the SDK exception that stands for it. Not called if `native` is one.
+
+        Returns what is to be called when nobody else will write `native` on a span any more.
         """
         ...
 
@@ -266,8 +270,19 @@ class Sdk:
             known = self.seen.get(cause)
             if known is not None and known.role is not Role.CONTROL_FLOW:
                 return Verdict(Role.WRAPPED, f"raised from {known.type}", carries=known.type)
+            if known is None and self._is_raised(cause):
+                name = guard.class_name(type(cause))
+                return Verdict(Role.WRAPPED, f"raised from {name}", carries=name)
             cause = guard.cause_of(cause)
         return None
+
+    def _is_raised(self, exc: BaseException) -> bool:
+        """Whether it is one of the SDK's that was raised, though nobody has seen it yet.
+
+        On Python 3.10 and 3.11 it may be recorded as late as when it is freed.
+        """
+        ours = any(id(base) in self._known for base in guard.mro(type(exc)))
+        return ours and guard.traceback_of(exc) is not None
 
     def find(self, hook: PrivateHook, module: ModuleType) -> Any:
         """The function to be hooked; None, after one warning, if the installed version lacks it."""

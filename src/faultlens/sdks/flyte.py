@@ -35,7 +35,7 @@ import functools
 import importlib
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from enum import Enum
 from types import FrameType, ModuleType
 from typing import Any
@@ -214,10 +214,10 @@ class Flyte(Sdk):
         source = self._rebuilt.get(exc)
         if source is not None:
             return self._verdict_on_rebuilt(exc, frame, source)
-        if type(exc).__name__ == "CustomError" and _raised_in(exc, frame, "flyte._run"):
+        if guard.short_name(type(exc)) == "CustomError" and _raised_in(exc, frame, "flyte._run"):
             # What `flyte.run` raises in its hybrid mode is what the runtime converted.
             return Verdict(Role.PROPAGATED, _Source.HERE.value, _code(exc))
-        if type(exc).__name__ == "LogsNotYetAvailableError" and _viewing_logs.get():
+        if guard.short_name(type(exc)) == "LogsNotYetAvailableError" and _viewing_logs.get():
             return Verdict(Role.CONTROL_FLOW, f"swallowed by {_LOGS}.{_VIEW_LOGS.name}")
         return _verdict_on_swallowed(exc, frame)
 
@@ -231,7 +231,7 @@ class Flyte(Sdk):
         native = source is _Source.HERE and guard.attribute(exc, "worker") == "user"
         if native and not self._sees_conversions:
             return Verdict(Role.ORIGIN, f"{why}, whose conversion is not seen")
-        if source is _Source.REPORT and type(exc).__name__ in _GIVEN_BY_THE_SERVER:
+        if source is _Source.REPORT and guard.short_name(type(exc)) in _GIVEN_BY_THE_SERVER:
             return Verdict(Role.ORIGIN, f"{why}, and only the server could see")
         return Verdict(Role.PROPAGATED, why, code)
 
@@ -246,8 +246,10 @@ class Flyte(Sdk):
     def hook_into(self, module: ModuleType, recorder: Recorder) -> Callable[[], None] | None:
         if module.__name__ == _CONVERT:
             return self._hook_rebuilding(module)
-        if module.__name__ == _TASKRUNNER:
-            return self._hook_conversions(recorder)
+        if module.__name__ == "flyte._observe":
+            return self._observe(recorder)
+        if module.__name__ == _TASKRUNNER and _observers() is None:
+            return self._hook_conversion(recorder)
         if module.__name__ == _ENTRYPOINTS:
             return self._hook_load_failures(module, recorder)
         if module.__name__ == _LOGS:
@@ -271,18 +273,21 @@ class Flyte(Sdk):
 
         return replace(convert, "convert_error_to_native", convert_error_to_native)
 
-    def _hook_conversions(self, recorder: Recorder) -> Callable[[], None] | None:
-        """Learn of each native exception that ends a task, while the task's span is current."""
+    def _observe(self, recorder: Recorder) -> Callable[[], None] | None:
+        """Learn of each native exception that ends a task, while the task's span is current.
 
-        def ended(native: BaseException) -> None:
-            recorder.converted(native, lambda: self._as_flyte_gives_it(native))
-
+        As the first observer, if Flyte was imported after us: so the last whose span is closed.
+        """
         observers = _observers()
-        if observers is not None:
-            register, unregister = observers
-            observer = _Observer(ended)
-            register(observer)
-            return functools.partial(unregister, observer)
+        if observers is None:
+            return None
+        register, unregister = observers
+        observer = _Observer(functools.partial(self._ended, recorder))
+        register(observer)
+        return functools.partial(unregister, observer)
+
+    def _hook_conversion(self, recorder: Recorder) -> Callable[[], None] | None:
+        """The same, in a version without observers."""
         errors = sys.modules["flyte.errors"]
         if self.find(_FROM_EXCEPTION, errors) is None:
             self._sees_conversions = False
@@ -293,10 +298,13 @@ class Flyte(Sdk):
         @functools.wraps(from_exception)
         def noted(cls: Any, e: Any, *args: Any, **kwargs: Any) -> Any:
             if sys._getframe(1).f_globals.get("__name__") == _TASKRUNNER:
-                ended(e)
+                self._ended(recorder, e)()
             return from_exception(cls, e, *args, **kwargs)
 
         return replace(custom_error, "from_exception", classmethod(noted))
+
+    def _ended(self, recorder: Recorder, native: BaseException) -> Callable[[], None]:
+        return recorder.converted(native, lambda: self._as_flyte_gives_it(native))
 
     def _hook_load_failures(
         self, entrypoints: ModuleType, recorder: Recorder
@@ -309,7 +317,7 @@ class Flyte(Sdk):
         @functools.wraps(original)
         def convert_from_native_to_error(err: Any, *args: Any, **kwargs: Any) -> Any:
             error = original(err, *args, **kwargs)
-            recorder.converted(err, lambda: _rebuild(error))
+            recorder.converted(err, lambda: _rebuild(error))()
             return error
 
         return replace(entrypoints, "convert_from_native_to_error", convert_from_native_to_error)
@@ -343,22 +351,23 @@ class Flyte(Sdk):
 class _Observer:
     """A subscriber of `flyte._observe`: tells of the exception that ends a task."""
 
-    def __init__(self, ended: Callable[[BaseException], None]) -> None:
+    def __init__(self, ended: Callable[[BaseException], Callable[[], None]]) -> None:
         self._ended = ended
 
-    def task_span(self, info: Any, recorder: Any) -> AbstractContextManager[None]:
+    def task_span(self, info: Any, recorder: Any) -> AbstractContextManager[object]:
         record_error = recorder.record_error
+        until_the_end = ExitStack()
 
         # At once, not at the end of this block: by then the spans of the observers that were
-        # registered after us are closed.
+        # registered after us are closed, and they write the exception on them when they close.
         def record_error_and_tell(error: BaseException) -> None:
             record_error(error)
-            self._ended(error)
+            until_the_end.callback(self._ended(error))
 
         recorder.record_error = record_error_and_tell
-        return nullcontext()
+        return until_the_end
 
-    def step_span(self, info: Any, recorder: Any) -> AbstractContextManager[None]:
+    def step_span(self, info: Any, recorder: Any) -> AbstractContextManager[object]:
         """A step's exception goes on into the task, which may handle it."""
         return nullcontext()
 
@@ -376,7 +385,7 @@ def _source(err: object, exc: BaseException) -> _Source:
     The server names the file if it read one. The code that is the name of an SDK's class was
     written by a process that got such an exception and passed it on.
     """
-    in_file = guard.attribute(err, "error_uri") or _code(err) == type(exc).__name__
+    in_file = guard.attribute(err, "error_uri") or _code(err) == guard.short_name(type(exc))
     return _Source.ERROR_FILE if in_file else _Source.REPORT
 
 
@@ -386,10 +395,8 @@ def _rebuild(error: Any) -> Any:
 
 
 def _verdict_on_swallowed(exc: BaseException, frame: FrameType | None) -> Verdict | None:
-    rows = next(
-        (_SWALLOWED[base.__name__] for base in guard.mro(type(exc)) if base.__name__ in _SWALLOWED),
-        (),
-    )
+    names = map(guard.short_name, guard.mro(type(exc)))
+    rows = next((_SWALLOWED[name] for name in names if name in _SWALLOWED), ())
     if not rows:
         return None
     raiser = None

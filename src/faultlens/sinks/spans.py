@@ -68,25 +68,42 @@ class Spans:
         return f"{context.trace_id:032x}", f"{context.span_id:016x}"
 
     def record(
-        self, failure: Failure, exc: BaseException, frame: FrameType | None, span: Span | None
+        self,
+        failure: Failure,
+        exc: BaseException,
+        frame: FrameType | None,
+        span: Span | None,
+        keep: bool = False,
     ) -> None:
-        """Put the event on `span` if that records, else on a span of our own."""
+        """Put the event on `span` if that records, else on a span of our own.
+
+        keep: keep `exc` alive until `forget`; it may be of a class that takes no weak reference.
+        """
         if _within_opentelemetry(frame):
             raise RuntimeError("raised within OpenTelemetry, whose locks are not re-entrant")
         if span is not None and span.is_recording():
-            self._add_event(span, failure, exc, frame)
+            self._add_event(span, failure, exc, frame, keep)
             return
         tracer = self._tracer()
         if tracer is not None:
             own = tracer.start_span("exception")
             try:
                 if own.is_recording():
-                    self._add_event(own, failure, exc, frame)
+                    self._add_event(own, failure, exc, frame, keep)
             finally:
                 own.end()
 
+    def forget(self, exc: BaseException) -> None:
+        """Let go of an exception: it will not come to a span's exit any more."""
+        self._recorded.discard(exc)
+
     def _add_event(
-        self, span: Span, failure: Failure, exc: BaseException, frame: FrameType | None
+        self,
+        span: Span,
+        failure: Failure,
+        exc: BaseException,
+        frame: FrameType | None,
+        keep: bool,
     ) -> None:
         ours = {
             "faultlens.kind": failure.kind.value,
@@ -98,7 +115,8 @@ class Spans:
             **failure.context,
         }
         # Before the event, so that an event which fails is not written a second way.
-        self._recorded.set(exc, (ours, {span.get_span_context().span_id}))
+        remember = self._recorded.keep if keep else self._recorded.set
+        remember(exc, (ours, {span.get_span_context().span_id}))
         span.add_event("exception", {**self._semantic(failure, exc, frame), **ours})
 
     def _semantic(
