@@ -9,7 +9,7 @@ from typing import Any
 
 __all__ = [
     "attribute",
-    "cause_of",
+    "causes",
     "class_name",
     "frames",
     "mro",
@@ -25,12 +25,10 @@ mro = type.__dict__["__mro__"].__get__
 traceback_of = BaseException.__dict__["__traceback__"].__get__
 """An exception's traceback, past a ``__getattribute__`` of the user's."""
 
-cause_of = BaseException.__dict__["__cause__"].__get__
-"""What an exception was raised from, likewise."""
-
 short_name = type.__dict__["__name__"].__get__
 """A class's own name, past a metaclass of the user's."""
 
+_cause_of = BaseException.__dict__["__cause__"].__get__
 _module_of = type.__dict__["__module__"].__get__
 _qualname_of = type.__dict__["__qualname__"].__get__
 
@@ -67,6 +65,18 @@ def class_name(cls: type) -> str:
         return f"{_module_of(cls)}.{_qualname_of(cls)}"
     except AttributeError:  # a class body deleted __module__
         return str(_qualname_of(cls))
+
+
+def causes(exc: BaseException, limit: int) -> Iterator[BaseException]:
+    """What an exception was raised from, and that from, ...: `limit` at most, they may form a ring.
+
+    ``__cause__`` only: ``__context__`` is what was being handled, which need not be the reason.
+    """
+    cause = _cause_of(exc)
+    while cause is not None and limit > 0:
+        yield cause
+        cause = _cause_of(cause)
+        limit -= 1
 
 
 def frames(exc: BaseException, frame: FrameType | None, limit: int) -> Iterator[FrameType]:

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,26 +25,24 @@ import durable_workflow.errors as errors
 import durable_workflow.worker
 from durable_workflow import Client, Worker, activity, workflow
 from durable_workflow.errors import (
-    ActivityCancelled,
     DurableWorkflowError,
     NonRetryableError,
     WorkflowCancelled,
 )
-from durable_workflow.retry_policy import RetryPolicy
 
 from faultlens.demo.durable_server import DurableServer
 from tests import inside
+from tests.sdks.durable import IMPATIENT, SDK_EXCEPTIONS, answering, working_on
 from tests.sdks.flows import Counted, Flows
 
 QUEUE = "flows"
 DEADLINE = 20.0
-IMPATIENT = RetryPolicy(max_attempts=2, initial_backoff_seconds=0.01)
-SDK_EXCEPTIONS = (DurableWorkflowError, WorkflowCancelled, ActivityCancelled)
 ROOT = Path(__file__).parents[2]
 
 Counts = Mapping[str, int]
 
 FLOWS = Flows(*SDK_EXCEPTIONS, alone=True)
+working = functools.partial(working_on, QUEUE)
 
 
 def has(*names: str) -> bool:
@@ -77,32 +76,6 @@ def case(
 
 
 # --- running --------------------------------------------------------------------------------------
-
-
-@contextlib.asynccontextmanager
-async def working(
-    client: Client,
-    workflows: Iterable[type],
-    activities: Iterable[Callable[..., Any]] = (),
-    **options: Any,
-) -> AsyncIterator[Worker]:
-    """A real worker that polls."""
-    worker = Worker(
-        client,
-        task_queue=QUEUE,
-        workflows=list(workflows),
-        activities=list(activities),
-        shutdown_timeout=1.0,
-        **options,
-    )
-    running = asyncio.create_task(worker.run())
-    try:
-        yield worker
-    finally:
-        await worker.stop()
-        await asyncio.wait({running}, timeout=1.0)
-        running.cancel()
-        await asyncio.wait({running})
 
 
 def with_client(
@@ -630,14 +603,6 @@ def a_server_that_is_down_after_all_retries() -> None:
         )
 
     with_client(lambda client: attempt(act(client)))
-
-
-def answering(
-    method: str, path: str, status: int, times: int | None = None, **body: Any
-) -> DurableServer:
-    server = DurableServer()
-    server.answer(method, path, status, {"message": "scripted", **body}, times=times)
-    return server
 
 
 @case(failures={"SignalFailed": 1}, suppressed={}, needs=["SignalFailed"])

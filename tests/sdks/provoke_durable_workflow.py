@@ -16,10 +16,10 @@ A class that the installed version does not have is skipped: see `Provocation.av
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import functools
 import sys
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 from unittest import mock
 
@@ -27,24 +27,18 @@ import durable_workflow.errors
 from durable_workflow import Client, Worker, activity, workflow
 from durable_workflow.client import ScheduleAction, ScheduleSpec
 from durable_workflow.errors import (
-    ActivityCancelled,
     ChildWorkflowFailed,
     DurableWorkflowError,
     NonRetryableError,
-    WorkflowCancelled,
 )
-from durable_workflow.retry_policy import RetryPolicy
 
 from faultlens.demo.durable_server import CLUSTER_INFO, DurableServer
+from tests.sdks.durable import IMPATIENT, SDK_EXCEPTIONS, answering, working_on
 from tests.sdks.provocation import Provocations, Provoke
 
 QUEUE = "provocations"
 DEADLINE = 5.0  # seconds; each provocation takes well below two, this bounds a hang
-IMPATIENT = RetryPolicy(max_attempts=2, initial_backoff_seconds=0.01)
-
-# Since 0.3.1 the two cancellations are no DurableWorkflowError, not even an Exception.
-SDK_EXCEPTIONS = (DurableWorkflowError, WorkflowCancelled, ActivityCancelled)
-
+working = functools.partial(working_on, QUEUE)
 
 PROVOCATIONS = Provocations()
 provokes = PROVOCATIONS.enter
@@ -74,13 +68,6 @@ def raised_to_client(
 
     with server or DurableServer() as running:
         return caught(lambda: asyncio.run(attempt(running.url)))
-
-
-def answering(method: str, path: str, status: int, **body: Any) -> DurableServer:
-    """A server with one scripted answer."""
-    server = DurableServer()
-    server.answer(method, path, status, {"message": "scripted by the test", **body})
-    return server
 
 
 observed: list[BaseException] = []
@@ -115,27 +102,6 @@ def raised_in_worker(
     with server or DurableServer() as running:
         asyncio.run(asyncio.wait_for(attempt(running.url), DEADLINE))
     return observed[0]
-
-
-@contextlib.asynccontextmanager
-async def working(
-    client: Client, workflows: Iterable[type], activities: Iterable[Callable[..., Any]] = ()
-) -> AsyncIterator[None]:
-    """A real worker that polls."""
-    worker = Worker(
-        client,
-        task_queue=QUEUE,
-        workflows=workflows,
-        activities=activities,
-        shutdown_timeout=1.0,
-    )
-    running = asyncio.create_task(worker.run())
-    try:
-        yield
-    finally:
-        await worker.stop()
-        await asyncio.wait({running}, timeout=1.0)
-        running.cancel()
 
 
 async def start(client: Client, definition: type, **options: Any) -> Any:
@@ -521,7 +487,11 @@ def runtime_capability_unsupported() -> BaseException:
 
 @provokes("ActivityLeaseAuthorityLost")
 def activity_lease_authority_lost() -> BaseException:
-    refusal = {"cancel_requested": False, "can_continue": False, "reason": "lease_expired"}
+    refusal: dict[str, Any] = {
+        "cancel_requested": False,
+        "can_continue": False,
+        "reason": "lease_expired",
+    }
     server = answering("POST", "/worker/activity-tasks/*/heartbeat", 200, **refusal)
     return raised_in_worker(WithActivity, activities=[send_heartbeats], server=server)
 

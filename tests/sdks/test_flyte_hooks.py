@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from tests import children
@@ -53,8 +55,6 @@ OTHER_REBUILDING = """
 
 def run(before: str = "") -> tuple[dict[str, float], dict[str, float], str]:
     done = children.run(RUN.format(before=before), env={"FAULTLENS": "0"})
-    import json
-
     failures, suppressed = json.loads(done.stdout.splitlines()[-1])
     return failures, suppressed, done.stderr
 

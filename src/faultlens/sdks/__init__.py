@@ -263,17 +263,13 @@ class Sdk:
         Only ``__cause__`` tells: ``__context__`` is what was being handled, and a handler may fail
         for reasons of its own.
         """
-        cause = guard.cause_of(exc)
-        for _ in range(CAUSE_LIMIT):
-            if cause is None:
-                return None
+        for cause in guard.causes(exc, CAUSE_LIMIT):
             known = self.seen.get(cause)
             if known is not None and known.role is not Role.CONTROL_FLOW:
                 return Verdict(Role.WRAPPED, f"raised from {known.type}", carries=known.type)
             if known is None and self._is_raised(cause):
                 name = guard.class_name(type(cause))
                 return Verdict(Role.WRAPPED, f"raised from {name}", carries=name)
-            cause = guard.cause_of(cause)
         return None
 
     def _is_raised(self, exc: BaseException) -> bool:

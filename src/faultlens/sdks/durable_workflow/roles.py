@@ -159,14 +159,10 @@ class Roles:
 
     def _behind(self, exc: BaseException) -> tuple[str, bool]:
         """The class that failed a workflow, and whether an SDK exception has shown that failure."""
-        cause: BaseException | None = exc
-        for _ in range(CAUSE_LIMIT):
-            if cause is None:
-                break
-            name = guard.class_name(type(cause))
-            if self._is_ours(type(cause)) and name != f"{ERRORS}.WorkflowCancelled":
+        for link in (exc, *guard.causes(exc, CAUSE_LIMIT - 1)):
+            name = guard.class_name(type(link))
+            if self._is_ours(type(link)) and name != f"{ERRORS}.WorkflowCancelled":
                 return name, True
-            cause = guard.cause_of(cause)
         return guard.class_name(type(exc)), False
 
     # The verdict.

@@ -1,0 +1,58 @@
+"""What the programs on Durable Workflow share: a real worker, and scripted answers."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Iterable
+from typing import Any
+
+from durable_workflow import Client, Worker
+from durable_workflow.errors import ActivityCancelled, DurableWorkflowError, WorkflowCancelled
+from durable_workflow.retry_policy import RetryPolicy
+
+from faultlens.demo.durable_server import DurableServer
+
+__all__ = ["IMPATIENT", "SDK_EXCEPTIONS", "answering", "working_on"]
+
+IMPATIENT = RetryPolicy(max_attempts=2, initial_backoff_seconds=0.01)
+
+# Since 0.3.1 the two cancellations are no DurableWorkflowError, not even an Exception.
+SDK_EXCEPTIONS = (DurableWorkflowError, WorkflowCancelled, ActivityCancelled)
+
+
+def answering(
+    method: str, path: str, status: int, *, times: int | None = None, **body: Any
+) -> DurableServer:
+    """A server with one scripted answer."""
+    server = DurableServer()
+    answer = {"message": "scripted by the test", **body}
+    server.answer(method, path, status, answer, times=times)
+    return server
+
+
+@contextlib.asynccontextmanager
+async def working_on(
+    queue: str,
+    client: Client,
+    workflows: Iterable[type],
+    activities: Iterable[Callable[..., Any]] = (),
+    **options: Any,
+) -> AsyncIterator[Worker]:
+    """A real worker that polls."""
+    worker = Worker(
+        client,
+        task_queue=queue,
+        workflows=list(workflows),
+        activities=list(activities),
+        shutdown_timeout=1.0,
+        **options,
+    )
+    running = asyncio.create_task(worker.run())
+    try:
+        yield worker
+    finally:
+        await worker.stop()
+        await asyncio.wait({running}, timeout=1.0)
+        running.cancel()
+        await asyncio.wait({running})
