@@ -27,6 +27,7 @@ def environment(env: Mapping[str, str | None] | None = None) -> dict[str, str]:
     wanted: dict[str, str | None] = {
         "FAULTLENS": "1",
         "FAULTLENS_WORKER": "w",
+        "FAULTLENS_STORE": "off",  # what one test counts is nothing to another
         "OTEL_EXPORTER_PROMETHEUS_PORT": "0",
         "PYTHONPATH": str(TESTS),
         **(env or {}),

@@ -35,6 +35,11 @@ Runs an ordinary Flyte pipeline and an ordinary Durable Workflow order service, 
 with FAULTLENS=1 and nothing else, and shows what its /metrics says about their failures.
 Needs no cluster and no network. Ctrl-C ends it."""
 
+_SERVE = """\
+Serves /metrics for all processes of this host that count in the store: as a sidecar, a DaemonSet
+or a service. Needs no SDK. Without it the first process that counts does the same, and another
+one when that ends. Ctrl-C or SIGTERM ends it."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
@@ -60,6 +65,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(arguments: argparse.Namespace) -> int:
     if arguments.command == "demo":
         return _demo(arguments)
+    if arguments.command == "serve":
+        from faultlens import serve
+
+        return serve.serve(host=arguments.host, port=arguments.port, store=arguments.store)
     # What follows imports the SDKs to look at them: a server of our own would be in the way.
     enabled = "faultlens.imports" in sys.modules
     faultlens.disable()
@@ -109,6 +118,25 @@ def _parser() -> argparse.ArgumentParser:
         type=_port,
         metavar="P",
         help="where to serve /metrics, 0 for any (OTEL_EXPORTER_PROMETHEUS_PORT, or 9464)",
+    )
+
+    serve = commands.add_parser(
+        "serve",
+        help="serve what all processes of this host have counted",
+        description=_SERVE,
+        formatter_class=_Raw,
+    )
+    serve.add_argument(
+        "--host", help="where to serve /metrics (OTEL_EXPORTER_PROMETHEUS_HOST, or localhost)"
+    )
+    serve.add_argument(
+        "--port",
+        type=_port,
+        metavar="P",
+        help="its port, 0 for any (OTEL_EXPORTER_PROMETHEUS_PORT, or 9464)",
+    )
+    serve.add_argument(
+        "--store", metavar="DIR", help="the store (FAULTLENS_STORE, or the user's own)"
     )
 
     doctor = commands.add_parser(

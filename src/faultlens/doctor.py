@@ -27,6 +27,7 @@ import faultlens
 from faultlens import endpoint, rules, startup
 from faultlens import settings as settings_module
 from faultlens.classes import load_sdks
+from faultlens.exposition.store import Store
 from faultlens.sdks import ERRORS_MODULES, Sdk
 from faultlens.settings import VARIABLES, Settings
 
@@ -77,7 +78,9 @@ def _checks(enabled: bool, record: bool) -> Iterator[Check]:
     yield from _rules(settings, sdks)
     yield from _unknown_classes("suppress", settings.suppress, sdks)
     yield _worker(settings)
-    yield _metrics(settings)
+    store = Store(settings.store, _nothing) if settings.store is not None else None
+    yield _store(store)
+    yield _metrics(settings, store)
     yield from _spans(settings)
     yield from _variables()
     if record:
@@ -229,7 +232,24 @@ def _source_of_fallback(worker: str) -> str:
 # Where does it go?
 
 
-def _metrics(settings: Settings) -> Check:
+def _store(store: Store | None) -> Check:
+    if store is None:
+        text = "off: counts live in their process's memory and end with it"
+        return Check(Mark.OK, "store", text)
+    try:
+        store.open()
+    except Exception as error:
+        text = f"{error}: counts would live in their process's memory"
+        return Check(Mark.FAIL, "store", text)
+    with _warnings() as warnings:
+        series = sum(1 for count in store.read().values() if count.number)
+    store.end()
+    if warnings:
+        return Check(Mark.WARN, "store", "; ".join(warnings))
+    return Check(Mark.OK, "store", f"{store.directory}, with {series} series that are not 0")
+
+
+def _metrics(settings: Settings, store: Store | None) -> Check:
     if "prometheus" in settings.metrics_exporters:
         return _opentelemetry_reader()
     where = endpoint.address(settings.host, settings.port)
@@ -240,20 +260,15 @@ def _metrics(settings: Settings) -> Check:
     if error.errno != errno.EADDRINUSE:
         why = error.strerror or error
         return Check(Mark.FAIL, "/metrics", f"cannot be served on {where}: {why}")
+    served = endpoint.store_served(endpoint.metrics_url(settings.host, settings.port))
+    if store is not None and served == store.identity:
+        return Check(Mark.OK, "/metrics", f"served on {where} by another process, for all")
     cure = "Another process needs an OTEL_EXPORTER_PROMETHEUS_PORT of its own"
-    if _serves_faultlens(settings):
-        text = f"a process serves faultlens's metrics on {where}. {cure}"
-        return Check(Mark.OK, "/metrics", text)
-    text = f"{where} is taken by something that does not serve faultlens's metrics. {cure}"
-    return Check(Mark.FAIL, "/metrics", text)
-
-
-def _serves_faultlens(settings: Settings) -> bool:
-    try:
-        page = endpoint.fetch(endpoint.metrics_url(settings.host, settings.port))
-    except OSError:
-        return False
-    return "faultlens_info" in page
+    if served is None:
+        text = f"{where} is taken by something that does not serve faultlens's metrics. {cure}"
+        return Check(Mark.FAIL, "/metrics", text)
+    text = f"a process serves faultlens's metrics on {where}, but not those of this store. {cure}"
+    return Check(Mark.WARN, "/metrics", text)
 
 
 def _opentelemetry_reader() -> Check:
@@ -331,6 +346,7 @@ def _record(sdks: list[Sdk]) -> Iterator[Check]:
     from faultlens import pipeline
 
     os.environ["OTEL_EXPORTER_PROMETHEUS_PORT"] = "0"  # the real one may be in use
+    os.environ["FAULTLENS_STORE"] = "off"  # a test failure is none
     with _warnings() as warnings:
         faultlens.enable()
     running = pipeline.running()
@@ -400,6 +416,10 @@ def _coloured(text: str, mark: Mark) -> str:
         return text
     colour = {Mark.OK: 32, Mark.WARN: 33, Mark.FAIL: 31}[mark]
     return f"\x1b[{colour}m{text}\x1b[0m"
+
+
+def _nothing() -> None:
+    """The log says it."""
 
 
 def _number(things: dict[str, Any], name: str) -> str:

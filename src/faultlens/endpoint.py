@@ -5,9 +5,13 @@ from __future__ import annotations
 import os
 import socket
 import urllib.request
+from email.message import Message
 from http.client import HTTPException
 
-__all__ = ["address", "bind_error", "fetch", "metrics_url"]
+__all__ = ["STORE_HEADER", "address", "bind_error", "fetch", "metrics_url", "store_served"]
+
+STORE_HEADER = "Faultlens-Store"
+"""The answers' header that says whose counts these are: the identity of a store, or empty."""
 
 _TIMEOUT = 5.0
 
@@ -45,9 +49,21 @@ def bind_error(host: str, port: int) -> OSError | None:
 
 def fetch(url: str) -> str:
     """The page at `url`; raises OSError if there is none."""
+    return _get(url)[1]
+
+
+def store_served(url: str) -> str | None:
+    """Which store faultlens serves at `url`, empty if none; None if it is not faultlens."""
+    try:
+        return _get(url)[0].get(STORE_HEADER)
+    except OSError:
+        return None
+
+
+def _get(url: str) -> tuple[Message, str]:
     try:
         with _opener.open(url, timeout=_TIMEOUT) as response:
             page: bytes = response.read()
+            return response.headers, page.decode(errors="replace")
     except HTTPException as error:  # something else than HTTP is spoken there
         raise OSError(f"no HTTP answer: {error!r}") from error
-    return page.decode(errors="replace")

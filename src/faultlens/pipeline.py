@@ -6,6 +6,7 @@ and ends with `faultlens.disable`; its counts outlive it, so that enabling again
 
 from __future__ import annotations
 
+import atexit
 import logging
 import platform
 import sys
@@ -13,20 +14,25 @@ import threading
 from collections.abc import Callable, Iterator
 from importlib import util
 from types import FrameType, ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prometheus_client import REGISTRY, CollectorRegistry, Metric
 
 from faultlens import __version__, guard, imports, rules, settings
+from faultlens.counts import Counts
+from faultlens.exposition.families import Collector
 from faultlens.exposition.server import MetricsServer
 from faultlens.failure import Failure
 from faultlens.hook import Hook
 from faultlens.identity import IdentityMap
 from faultlens.sdks import ERRORS_MODULES, Sdk, adapter_for
-from faultlens.settings import Settings
+from faultlens.settings import Settings, StorePath
 from faultlens.sinks.counters import Counters
 from faultlens.sinks.log import debug_log
 from faultlens.sinks.spans import Spans
+
+if TYPE_CHECKING:
+    from faultlens.exposition.store import Store
 
 __all__ = ["Pipeline", "imported", "running", "stop"]
 
@@ -80,6 +86,8 @@ class Pipeline:
         self.spans = Spans(settings, __version__)
         self.log = debug_log() if settings.debug else _no_log
         self.hook = Hook(self._record, self._dropped)
+        self.store = _open_store(settings.store, lambda: counters.drop("store_error"))
+        counters.keeper = self.store
         self.server: MetricsServer | None = None
         self._registry = _register(self)
         self._served_elsewhere = "prometheus" in settings.metrics_exporters
@@ -91,13 +99,20 @@ class Pipeline:
             "the package {package} is not installed",
             lambda name: not _installed(name.partition(".")[0]),
         )
+        atexit.register(self._finish)
 
     def adjust_to(self, module: ModuleType) -> None:
         """Take a newly imported module in: an SDK, or what the program uses beside it."""
         name = module.__name__
         if name in ERRORS_MODULES and name not in self.sdks:
             adapter = adapter_for(name)
-            sdk = adapter(module, self.overrides, self.settings.suppress, self.seen)
+            sdk = adapter(
+                module,
+                self.overrides,
+                self.settings.suppress,
+                self.seen,
+                shared=self.store is not None,
+            )
             self._add(sdk, name)
             for earlier in imports.already_imported():
                 self._hook_into(sdk, earlier)
@@ -119,12 +134,18 @@ class Pipeline:
             self._undo.append(undo)
 
     def serve(self) -> None:
-        """Serve /metrics, unless OpenTelemetry does."""
+        """Serve /metrics, unless OpenTelemetry does: of the whole store, if there is one."""
         if self._served_elsewhere or self.server is not None:
             return
-        settings = self.settings
-        server = MetricsServer(self._registry, settings.host, settings.port, __version__)
-        self.server = server if server.start() else None
+        address = self.settings.host, self.settings.port
+        if self.store is None:
+            server = MetricsServer(self._registry, *address, __version__)
+            self.server = server if server.start() else None
+            return
+        registry, store = CollectorRegistry(), self.store
+        registry.register(Collector(self._read_store, lambda: self.counters.info))
+        self.server = MetricsServer(registry, *address, __version__, lambda: store.identity)
+        self.server.start_or_stand_by()
 
     def stop(self) -> None:
         """Record nothing any more and restore everything that was patched."""
@@ -134,6 +155,9 @@ class Pipeline:
         self.spans.stop()
         self._stop_serving()
         self._registry.unregister(self)
+        atexit.unregister(self._finish)
+        self._finish()
+        self.counters.keeper = None
 
     # What the adapters report: see `faultlens.sdks.Recorder`.
 
@@ -143,6 +167,8 @@ class Pipeline:
         for sdk in self.sdks.values():
             for class_name, cls in sdk.classes.items():
                 self.counters.expect(class_name, sdk.rule(cls).kinds, worker)
+        if self.store is not None:
+            self.store.save()
 
     def converted(
         self, native: BaseException, convert: Callable[[], BaseException]
@@ -167,9 +193,21 @@ class Pipeline:
         return self.counters.describe()
 
     def collect(self) -> Iterator[Metric]:
-        """The metrics, after a look for raises that could not be seen when they happened."""
+        """This process's metrics, after a look for raises that were not seen when they happened."""
         self.hook.poll()
         return self.counters.collect()
+
+    def _read_store(self) -> Counts:
+        """What all processes have counted, after the same look."""
+        assert self.store is not None  # it is served
+        self.hook.poll()
+        return self.store.read()
+
+    def _finish(self) -> None:
+        """At the end, of the process too: write what was seen late, or could not be written."""
+        self.hook.poll()
+        if self.store is not None:
+            self.store.end()
 
     def _add(self, sdk: Sdk, errors_module: str) -> None:
         self.sdks[errors_module] = sdk
@@ -186,6 +224,8 @@ class Pipeline:
             **{known.package: known.version for known in self.sdks.values()},
         }
         self.worker_seen(self.settings.worker or self.settings.fallback_worker)
+        if self.store is not None:
+            self.store.close()  # a program without failures holds no file open, nor do its forks
 
     def _sdk_of(self, exc: BaseException) -> Sdk | None:
         roots = self._sdk_of_root
@@ -218,6 +258,10 @@ class Pipeline:
             self.seen.set(exc, failure)  # a second try says the same again
         self.counters.count(failure, trace)
         try:
+            if self.store is not None:
+                self.store.save()
+            if self.server is not None:
+                self.server.resume()
             self.log(failure, exc, frame)
             self.spans.record(failure, exc, frame, span, keep)
         except BaseException as error:
@@ -270,6 +314,18 @@ def _nothing() -> None:
 
 def _no_log(failure: Failure, exc: BaseException, frame: FrameType | None) -> None:
     """Without FAULTLENS_DEBUG."""
+
+
+def _open_store(path: StorePath | None, failed: Callable[[], None]) -> Store | None:
+    """The store, if there is to be one; nothing is opened yet."""
+    if path is None:
+        return None
+    try:
+        from faultlens.exposition.store import Store
+    except ImportError as error:  # a Python that was built without SQLite
+        _log.warning("faultlens: %s: counts live in the process's memory only.", error)
+        return None
+    return Store(path, failed)
 
 
 def _register(pipeline: Pipeline) -> CollectorRegistry:

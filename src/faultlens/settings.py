@@ -11,17 +11,27 @@ import os
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
 from faultlens.startup import on_or_off
 
-__all__ = ["VARIABLES", "Settings", "Variable", "load"]
+__all__ = ["VARIABLES", "Settings", "StorePath", "Variable", "load", "store_path"]
 
 _log = logging.getLogger("faultlens")
 
 WORKER_LIMIT = 128
 """The longest worker name, in characters."""
+
+
+@dataclass(frozen=True, slots=True)
+class StorePath:
+    """Where counts are kept that survive their process."""
+
+    directory: Path
+    private: bool
+    """Whether it must be safe from everybody else, since nobody chose it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +46,8 @@ class Settings:
     otlp_protocol: str
     messages: bool
     stacktraces: bool
+    store: StorePath | None
+    """None: in memory only."""
     rules: str
     suppress: tuple[str, ...]
     debug: bool
@@ -61,6 +73,23 @@ def _port(value: str) -> int:
     if not 0 <= port <= 65535:
         raise ValueError("expected a number from 0 (any free port) to 65535")
     return port
+
+
+def store_path(value: str) -> StorePath | None:
+    """Where `FAULTLENS_STORE` says; None for off. Raises ValueError with what was expected."""
+    named = value.strip()
+    switch = on_or_off(named)
+    if named and switch is False:
+        return None
+    if named and switch is None:
+        directory = Path(named)
+        if not directory.is_absolute():
+            raise ValueError("expected an absolute path, or off")
+        return StorePath(directory, private=False)
+    # Not tempfile.gettempdir, which tries each place out by writing, the current directory too.
+    temporary = next(filter(None, map(os.environ.get, ("TMPDIR", "TEMP", "TMP"))), "/tmp")
+    user = f"-{os.geteuid()}" if hasattr(os, "geteuid") else ""
+    return StorePath(Path(temporary, f"faultlens{user}").absolute(), private=True)
 
 
 def _names(value: str) -> tuple[str, ...]:
@@ -92,6 +121,12 @@ class Variable:
 VARIABLES = (
     Variable("FAULTLENS", "0", "1, true, yes, on: record. 0, false, no, off, empty: do nothing."),
     Variable("FAULTLENS_WORKER", "", "The worker label of every failure of the process.", _worker),
+    Variable(
+        "FAULTLENS_STORE",
+        "",
+        "Where counts survive their process: a directory of this host's, or off for memory only.",
+        store_path,
+    ),
     Variable("FAULTLENS_RULES", "", "Path of a TOML file that overrides the kind of classes."),
     Variable(
         "FAULTLENS_SUPPRESS",
@@ -146,6 +181,7 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
         or value["OTEL_EXPORTER_OTLP_PROTOCOL"],
         messages=value["FAULTLENS_MESSAGES"],
         stacktraces=value["FAULTLENS_STACKTRACES"],
+        store=value["FAULTLENS_STORE"],
         rules=value["FAULTLENS_RULES"],
         suppress=value["FAULTLENS_SUPPRESS"],
         debug=value["FAULTLENS_DEBUG"],

@@ -14,9 +14,14 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 from prometheus_client import CollectorRegistry, make_wsgi_app
 
-__all__ = ["MetricsServer"]
+from faultlens import endpoint
+
+__all__ = ["TAKE_OVER_SECONDS", "MetricsServer"]
 
 _log = logging.getLogger("faultlens")
+
+TAKE_OVER_SECONDS = 1.0
+"""How often a process that has not got the port tries again."""
 
 _PAGE = """<!doctype html>
 <html lang="en">
@@ -26,8 +31,8 @@ _PAGE = """<!doctype html>
 body {{ font: 1rem/1.5 system-ui, sans-serif; max-width: 40rem; margin: 3rem auto }}
 </style>
 <h1>faultlens {version}</h1>
-<p>Whose fault a failure is: every exception that Flyte or Durable Workflow raises in this process
-(pid {pid}), counted by class, by kind (user, system or unknown) and by worker.</p>
+<p>Whose fault a failure is: every exception that Flyte or Durable Workflow raises {where},
+counted by class, by kind (user, system or unknown) and by worker.</p>
 <p><a href="/metrics">/metrics</a> is for Prometheus to scrape.</p>
 </html>
 """
@@ -38,45 +43,118 @@ _WsgiApp = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 class MetricsServer:
     """Serves a registry, in text or OpenMetrics as the scraper asks, until `stop`.
 
-    port: 0 takes any free one; `port` tells which after `start`.
+    port: 0 takes any free one; `port` tells which, once it serves.
+    store: the identity of the store that is served; empty if it is this process's counts alone.
     """
 
-    def __init__(self, registry: CollectorRegistry, host: str, port: int, version: str) -> None:
+    def __init__(
+        self,
+        registry: CollectorRegistry,
+        host: str,
+        port: int,
+        version: str,
+        store: Callable[[], str] = str,
+    ) -> None:
         self.host = host
         self.port = port
-        self._app = _app(make_wsgi_app(registry), version)
+        self._wanted = port
+        self._store = store
+        self._app = _app(make_wsgi_app(registry), version, store)
         self._server: WSGIServer | None = None
+        self._stopped = threading.Event()
+        self._forgotten = False
 
     def start(self) -> bool:
         """Serve; or log one warning that says what to do, and return False."""
         try:
-            self._server = _bind(self.host, self.port, self._app)
+            server = self._bind()
         except (OSError, OverflowError) as error:
             _log.warning("%s", _explain(error, self.host, self.port))
             return False
-        self.port = self._server.server_port
-        _serving.add(self)
-        threading.Thread(
-            target=self._server.serve_forever, name="faultlens-metrics", daemon=True
-        ).start()
-        _log.info("faultlens serves http://%s:%d/metrics", self.host, self.port)
+        self._run(server.serve_forever)
         return True
+
+    def start_or_stand_by(self) -> None:
+        """Serve; if another process has the port, as soon as that ends.
+
+        Logs one warning if that other process does not serve the same store.
+        """
+        try:
+            server = self._bind()
+        except (OSError, OverflowError) as error:
+            if _is_taken(error):
+                self._run(self._stand_by)
+            else:
+                _log.warning("%s", _explain(error, self.host, self.port))
+        else:
+            self._run(server.serve_forever)
+
+    def resume(self) -> None:
+        """In a forked child: stand by as its parent did, or for its parent. Else nothing."""
+        if self._forgotten:
+            self._forgotten = False
+            if self._wanted:  # any free port is one that nobody would look at
+                self._run(self._stand_by)
 
     def stop(self) -> None:
         """Free the port."""
-        _serving.discard(self)
+        _alive.discard(self)
+        self._stopped.set()
         server, self._server = self._server, None
         if server is not None:
             server.shutdown()
             server.server_close()
 
+    def _bind(self) -> WSGIServer:
+        self._server = server = _bind(self.host, self._wanted, self._app)
+        self.port = server.server_port
+        _log.info("faultlens serves http://%s/metrics", endpoint.address(self.host, self.port))
+        return server
+
+    def _run(self, target: Callable[[], None]) -> None:
+        _alive.add(self)
+        try:
+            threading.Thread(target=target, name="faultlens-metrics", daemon=True).start()
+        except RuntimeError:  # at exit, or where the system gives no more threads
+            self._forget()
+
+    def _stand_by(self) -> None:
+        stopped, asked = self._stopped, False
+        while not stopped.wait(TAKE_OVER_SECONDS):
+            try:
+                server = self._bind()
+            except OSError:
+                if not asked:
+                    asked = True
+                    self._ask_who_serves()
+                continue
+            if stopped.is_set():
+                server.server_close()
+            else:
+                server.serve_forever()
+            return
+
+    def _ask_who_serves(self) -> None:
+        store = endpoint.store_served(endpoint.metrics_url(self.host, self.port))
+        if store is None or store != self._store():
+            what = "something else" if store is None else "faultlens for another store"
+            _log.warning(
+                "faultlens: %s is taken by %s. Failures are still counted; this process serves "
+                "them there once the port is free. Set OTEL_EXPORTER_PROMETHEUS_PORT to another "
+                "port.",
+                endpoint.address(self.host, self.port),
+                what,
+            )
+
     def _forget(self) -> None:
+        self._forgotten = True
+        self._stopped = threading.Event()  # its lock may be held by a thread that is not there
         server, self._server = self._server, None
         if server is not None:
             server.socket.close()
 
 
-_serving: set[MetricsServer] = set()
+_alive: set[MetricsServer] = set()
 
 
 def _forget_all() -> None:
@@ -84,8 +162,8 @@ def _forget_all() -> None:
 
     Scrapes that the kernel handed to the child would hang, and a restarted parent could not bind.
     """
-    while _serving:
-        _serving.pop()._forget()
+    while _alive:
+        _alive.pop()._forget()
 
 
 if hasattr(os, "register_at_fork"):
@@ -123,29 +201,37 @@ class _Handler(WSGIRequestHandler):
         """Not a line on the host's stderr per scrape."""
 
 
-def _app(metrics: _WsgiApp, version: str) -> _WsgiApp:
+def _app(metrics: _WsgiApp, version: str, store: Callable[[], str]) -> _WsgiApp:
     def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        def start(status: str, headers: list[tuple[str, str]], *rest: Any) -> Any:
+            return start_response(status, [*headers, (endpoint.STORE_HEADER, store())], *rest)
+
         path = environ["PATH_INFO"]
         if path == "/metrics":
-            return metrics(environ, start_response)
+            return metrics(environ, start)
         if path == "/":
-            page = _PAGE.format(version=version, pid=os.getpid()).encode()
-            start_response("200 OK", [("Content-Type", "text/html; charset=utf-8")])
+            where = "on this host" if store() else f"in this process (pid {os.getpid()})"
+            page = _PAGE.format(version=version, where=where).encode()
+            start("200 OK", [("Content-Type", "text/html; charset=utf-8")])
             return [page]
-        start_response("404 Not Found", [("Content-Type", "text/plain; charset=utf-8")])
+        start_text = [("Content-Type", "text/plain; charset=utf-8")]
+        if path == "/-/healthy":
+            start("200 OK", start_text)
+            return [b"faultlens is healthy.\n"]
+        start("404 Not Found", start_text)
         return [b"Not found. The metrics are at /metrics.\n"]
 
     return app
 
 
+def _is_taken(error: OSError | OverflowError) -> bool:
+    return isinstance(error, OSError) and error.errno == errno.EADDRINUSE
+
+
 def _explain(error: OSError | OverflowError, host: str, port: int) -> str:
-    what = (
-        "is taken by another process"
-        if isinstance(error, OSError) and error.errno == errno.EADDRINUSE
-        else f"cannot be served ({error})"
-    )
+    what = "is taken by another process" if _is_taken(error) else f"cannot be served ({error})"
     return (
-        f"faultlens: {host}:{port} {what}, so this process has no /metrics of its own; failures "
-        "are still counted. Set OTEL_EXPORTER_PROMETHEUS_PORT to another port, or to 0 for any "
-        "free one."
+        f"faultlens: {endpoint.address(host, port)} {what}, so this process has no /metrics of its "
+        "own; failures are still counted. Set OTEL_EXPORTER_PROMETHEUS_PORT to another port, or to "
+        "0 for any free one."
     )

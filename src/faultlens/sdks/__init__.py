@@ -128,6 +128,12 @@ ANY_KIND = (Kind.USER, Kind.SYSTEM, Kind.UNKNOWN)
 _NO_WORKER = re.compile(r"user|system|unknown|none|worker-\d+|py-worker-[0-9a-f]{8}", re.IGNORECASE)
 
 
+_REMOTE_TRACEBACKS = (
+    "concurrent.futures.process._RemoteTraceback",
+    "multiprocessing.pool.RemoteTraceback",
+)
+
+
 class Sdk:
     """One SDK: reads its errors module and describes its exceptions.
 
@@ -136,6 +142,7 @@ class Sdk:
     overrides: the user's kinds by full class name; each holds for the subclasses too.
     suppress: full names of the classes that the user does not count; likewise.
     seen: the SDK exceptions that were raised so far, those of the other SDKs too.
+    shared: whether the processes that this one starts count in the same store.
     """
 
     package: ClassVar[str]
@@ -152,6 +159,7 @@ class Sdk:
         overrides: Mapping[str, Kind] | None = None,
         suppress: Collection[str] = (),
         seen: IdentityMap[Failure] | None = None,
+        shared: bool = False,
     ) -> None:
         self.classes: dict[str, type[BaseException]] = {
             guard.class_name(value): value
@@ -162,6 +170,7 @@ class Sdk:
         }
         self.overrides = dict(overrides or {})
         self.suppress = frozenset(suppress)
+        self.shared = shared
         self.seen = seen if seen is not None else IdentityMap[Failure]()
         # By id, which stays theirs: `classes` holds them. A user's subclasses come and go.
         self._known = {id(cls): (name, self._find_rule(cls)) for name, cls in self.classes.items()}
@@ -245,6 +254,7 @@ class Sdk:
     def _verdict(self, exc: BaseException, frame: FrameType | None) -> Verdict:
         return (
             self._configured(exc)
+            or self._from_a_pool(exc)
             or self.verdict(exc, frame)
             or self._wrapped(exc)
             or Verdict(Role.ORIGIN, "the first sight of it")
@@ -255,6 +265,17 @@ class Sdk:
             for base in guard.mro(type(exc)):
                 if (name := guard.class_name(base)) in self.suppress:
                     return Verdict(Role.CONFIGURED, f"FAULTLENS_SUPPRESS has {name}")
+        return None
+
+    def _from_a_pool(self, exc: BaseException) -> Verdict | None:
+        """The verdict on an exception that came back from a worker process, which has counted it.
+
+        Both pools of the standard library put the remote traceback there as the cause.
+        """
+        if self.shared:
+            for cause in guard.causes(exc, 1):
+                if guard.class_name(type(cause)) in _REMOTE_TRACEBACKS:
+                    return Verdict(Role.PROPAGATED, "raised in a process of a pool")
         return None
 
     def _wrapped(self, exc: BaseException) -> Verdict | None:

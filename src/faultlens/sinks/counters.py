@@ -13,18 +13,21 @@ import threading
 import time
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Protocol
 
 from prometheus_client import Metric
-from prometheus_client.core import CounterMetricFamily, Exemplar, GaugeMetricFamily
 
+from faultlens import counts
+from faultlens.counts import CODES, DROPPED, FAILURES, SUPPRESSED, Count, Counts, Series, Trace
+from faultlens.exposition.families import families
 from faultlens.failure import Failure, Kind, Role
 
-__all__ = ["CLASS_LIMIT", "CODE_LIMIT", "OTHER", "WORKER_LIMIT", "Counters"]
+__all__ = ["CLASS_LIMIT", "CODE_LIMIT", "OTHER", "WORKER_LIMIT", "Counters", "Keeper"]
 
 CLASS_LIMIT = 300
 """Distinct classes; those of an imported SDK (52 and 47 at most) count too."""
 WORKER_LIMIT = 100
-"""Distinct workers of one process."""
+"""Distinct workers."""
 CODE_LIMIT = 500
 """Distinct pairs of class and code."""
 OTHER = "_OTHER"
@@ -35,33 +38,37 @@ DROP_REASONS = (
     "internal_error",
     "reentrant",
     "span_error",
+    "store_error",
     "worker_limit",
 )
 """Why something is in ``faultlens_dropped_total``."""
 
 
-_Series = tuple[str, str, str]
-"""Class, kind and worker."""
+class Keeper(Protocol):
+    """Keeps what all processes of a host count; must not raise."""
+
+    def add(self, series: Series, more: Count) -> None:
+        """Take note of what was counted."""
+        ...
+
+    def admit(self, label: str, value: str, limit: int) -> bool | None:
+        """Whether this is among the `limit` values of a label; None if there is no telling."""
+        ...
 
 
 class Counters:
-    """Counts failures, and gives the counts to a `prometheus_client.CollectorRegistry`.
+    """Counts the failures of this process, for a `prometheus_client.CollectorRegistry`.
 
     info: labels of ``faultlens_info``.
     """
 
     def __init__(self, info: Mapping[str, str] | None = None) -> None:
         self.info = dict(info or {})
-        self._failures: dict[_Series, int] = {}
-        self._suppressed: dict[tuple[_Series, str], int] = {}
-        self._codes: dict[tuple[str, str], int] = {}
-        self._dropped: dict[str, int] = dict.fromkeys(DROP_REASONS, 0)
-        self._last: dict[_Series, float] = {}
-        self._born: dict[object, float] = {}  # of the series that did not start at 0
-        self._exemplars: dict[_Series, Exemplar] = {}
-        self._types: set[str] = set()
-        self._workers: set[str] = set()
-        # Serialises writers only; readers copy a dictionary, which is atomic. Re-entrant, since a
+        self.keeper: Keeper | None = None
+        """Where everything that is counted is kept as well."""
+        self._counts: Counts = {Series(DROPPED, detail=reason): Count(0) for reason in DROP_REASONS}
+        self._known: dict[str, set[str]] = {"class": set(), "worker": set(), "code": set()}
+        # Serialises writers only; readers copy the dictionary, which is atomic. Re-entrant, since a
         # finalizer may count a drop while this thread counts.
         self._lock = threading.RLock()
         _instances.add(self)
@@ -74,142 +81,70 @@ class Counters:
         Raises only before anything is counted.
         """
         now = time.time()
-        exemplar = (
-            Exemplar({"trace_id": trace[0], "span_id": trace[1]}, 1.0, now) if trace else None
-        )
+        once = Count(1, now, now, Trace(*trace, now) if trace else None)
         with self._lock:
-            series = self._series(failure.type, failure.kind.value, failure.worker)
-            code = self._code(series[0], failure.code) if failure.code else None
+            labels = self._labels(failure.type, failure.kind.value, failure.worker)
             if failure.role is Role.ORIGIN:
-                if series not in self._failures:
-                    self._born[series] = now
-                self._failures[series] = self._failures.get(series, 0) + 1
-                self._last[series] = now
-                if exemplar is not None:
-                    self._exemplars[series] = exemplar
+                code = self._code(labels[0], failure.code) if failure.code else None
+                self._add(Series(FAILURES, *labels), once)
                 if code is not None:
-                    self._codes[code] = self._codes.get(code, 0) + 1
-                    self._born.setdefault(code, now)
+                    self._add(code, once)
             else:
-                reason = (series, failure.role.value)
-                self._suppressed[reason] = self._suppressed.get(reason, 0) + 1
-                self._born.setdefault(reason, now)
+                self._add(Series(SUPPRESSED, *labels, failure.role.value), once)
 
     def expect(self, type: str, kinds: Iterable[Kind], worker: str) -> None:
         """Start the series of a class at 0: one born at 1 is invisible to rate() and increase()."""
         with self._lock:
             for kind in kinds:
-                self._failures.setdefault(self._series(type, kind.value, worker), 0)
+                self._add(Series(FAILURES, *self._labels(type, kind.value, worker)), Count(0))
 
     def drop(self, reason: str) -> None:
         """Count something that could not be recorded as it should."""
         with self._lock:
-            self._dropped[reason] = self._dropped.get(reason, 0) + 1
+            self._add(Series(DROPPED, detail=reason), Count(1))
 
-    def _series(self, type: str, kind: str, worker: str) -> _Series:
-        if (type, kind, worker) in self._failures:
+    def _add(self, series: Series, more: Count) -> None:
+        counts.add(self._counts, series, more)
+        if self.keeper is not None:
+            self.keeper.add(series, more)
+
+    def _labels(self, type: str, kind: str, worker: str) -> tuple[str, str, str]:
+        if Series(FAILURES, type, kind, worker) in self._counts:
             return type, kind, worker
         return (
-            self._capped(self._types, type, CLASS_LIMIT, "class_limit"),
+            type if self._admits("class", type, CLASS_LIMIT) else OTHER,
             kind,
-            self._capped(self._workers, worker, WORKER_LIMIT, "worker_limit"),
+            worker if self._admits("worker", worker, WORKER_LIMIT) else OTHER,
         )
 
-    def _code(self, type: str, code: str) -> tuple[str, str]:
-        if (type, code) not in self._codes and len(self._codes) >= CODE_LIMIT:
-            self.drop("code_limit")
-            return OTHER, OTHER
-        return type, code
+    def _code(self, type: str, code: str) -> Series:
+        if self._admits("code", f"{type} {code}", CODE_LIMIT):
+            return Series(CODES, type, detail=code)
+        return Series(CODES, OTHER, detail=OTHER)
 
-    def _capped(self, known: set[str], value: str, limit: int, reason: str) -> str:
+    def _admits(self, label: str, value: str, limit: int) -> bool:
+        """Whether a value is among the first `limit` of its label; if not, that is a drop."""
+        known = self._known[label]
         if value in known:
-            return value
-        if len(known) >= limit:
-            self.drop(reason)
-            return OTHER
-        known.add(value)
-        return value
+            return True
+        admitted = len(known) < limit
+        if admitted and self.keeper is not None:
+            admitted = self.keeper.admit(label, value, limit) is not False
+        if admitted:
+            known.add(value)
+        else:
+            self.drop(f"{label}_limit")
+        return admitted
 
     # The prometheus_client collector.
 
     def describe(self) -> list[Metric]:
         """The metrics without samples: what a registry checks for names that are taken."""
-        return list(self._families())
+        return list(families({}, {}))
 
     def collect(self) -> Iterator[Metric]:
         """The metrics with the counts as they are now."""
-        failures, suppressed, codes, dropped, last, info = self._families()
-        born = self._born
-        for series, count in sorted(dict(self._failures).items()):
-            _add(failures, series, count, born.get(series), self._exemplars.get(series))
-        for reason, count in sorted(dict(self._suppressed).items()):
-            series, why = reason
-            _add(suppressed, (*series, why), count, born[reason])
-        for code, count in sorted(dict(self._codes).items()):
-            _add(codes, code, count, born[code])
-        for why, count in sorted(dict(self._dropped).items()):
-            _add(dropped, (why,), count)
-        for series, moment in sorted(dict(self._last).items()):
-            last.add_metric(series, moment)
-        info.add_metric(tuple(self.info.values()), 1)
-        yield from (failures, suppressed, codes, dropped, last, info)
-
-    def _families(
-        self,
-    ) -> tuple[
-        CounterMetricFamily,
-        CounterMetricFamily,
-        CounterMetricFamily,
-        CounterMetricFamily,
-        GaugeMetricFamily,
-        GaugeMetricFamily,
-    ]:
-        labels = ("class", "kind", "worker")
-        return (
-            CounterMetricFamily(
-                "faultlens_failures",
-                "Failures, each once, by SDK exception class, whose fault it was and who ran it. "
-                "Page the platform team for kind=system.",
-                labels=labels,
-            ),
-            CounterMetricFamily(
-                "faultlens_suppressed",
-                "Raised SDK exceptions that are no new failure, and the reason why.",
-                labels=(*labels, "reason"),
-            ),
-            CounterMetricFamily(
-                "faultlens_failure_codes",
-                "Failures by the code their exception carries.",
-                labels=("class", "code"),
-            ),
-            CounterMetricFamily(
-                "faultlens_dropped",
-                "What faultlens could not record as it should; above 0, look at the reason.",
-                labels=("reason",),
-            ),
-            GaugeMetricFamily(
-                "faultlens_last_failure_timestamp_seconds",
-                "When the last such failure was, in seconds since 1970.",
-                labels=labels,
-            ),
-            GaugeMetricFamily(
-                "faultlens_info", "What runs here; always 1.", labels=tuple(self.info)
-            ),
-        )
-
-
-def _add(
-    family: CounterMetricFamily,
-    values: Iterable[str],
-    count: int,
-    created: float | None = None,
-    exemplar: Exemplar | None = None,
-) -> None:
-    # Not family.add_metric, which took an exemplar in late versions of prometheus_client only.
-    labels = dict(zip(family._labelnames, values, strict=True))
-    family.add_sample(f"{family.name}_total", labels, count, exemplar=exemplar)
-    if created is not None:
-        family.add_sample(f"{family.name}_created", labels, created)
+        return families(dict(self._counts), self.info)
 
 
 _instances: weakref.WeakSet[Counters] = weakref.WeakSet()

@@ -1,0 +1,85 @@
+"""What is counted: a table of series, the same in memory, in the store and on ``/metrics``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+__all__ = [
+    "CODES",
+    "DROPPED",
+    "FAILURES",
+    "SUPPRESSED",
+    "Count",
+    "Counts",
+    "Series",
+    "Trace",
+    "add",
+    "raise_to",
+]
+
+FAILURES = "failures"
+SUPPRESSED = "suppressed"
+CODES = "failure_codes"
+DROPPED = "dropped"
+
+
+class Series(NamedTuple):
+    """Which counter, and its labels; those that it does not have are empty."""
+
+    metric: str
+    """One of the names above."""
+    type: str = ""
+    """The exception class's full dotted name: the label ``class``."""
+    kind: str = ""
+    worker: str = ""
+    detail: str = ""
+    """The reason or the code."""
+
+
+class Trace(NamedTuple):
+    """Where a failure is found among the traces."""
+
+    trace_id: str
+    span_id: str
+    moment: float
+    """In seconds since 1970."""
+
+
+class Count(NamedTuple):
+    """How often, and when."""
+
+    number: int
+    born: float | None = None
+    """When it was first counted, in seconds since 1970; None for a series that started at 0."""
+    last: float | None = None
+    """When it was last counted."""
+    trace: Trace | None = None
+    """The last time that was within a sampled span."""
+
+
+Counts = dict[Series, Count]
+
+
+def add(counts: Counts, series: Series, more: Count) -> None:
+    """Count `more` on top of what `counts` has of the series."""
+    count = counts.get(series)
+    if count is not None:
+        more = Count(
+            count.number + more.number,
+            count.born,
+            more.last or count.last,
+            more.trace or count.trace,
+        )
+    counts[series] = more
+
+
+def raise_to(counts: Counts, least: Iterable[tuple[Series, Count]]) -> Counts:
+    """Have `counts` be nowhere below `least`; returns what had to be raised."""
+    raised = {
+        series: count
+        for series, count in least
+        if series not in counts or counts[series].number < count.number
+    }
+    counts.update(raised)
+    return raised

@@ -1,0 +1,276 @@
+"""The store: what every process of a host has counted, kept where it survives the process.
+
+`Store` writes each count at once, and reads those of all processes for ``/metrics``. What cannot be
+written now (no directory, a full disk, a database that another process holds) stays in memory, is
+shown, and is written as soon as that works again. What it has once seen in the database it never
+shows less of: if the file is damaged or removed, the counts are put into a new one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+from faultlens import counts, guard
+from faultlens.counts import Count, Counts, Series
+from faultlens.exposition.database import Database, is_damage, is_lock
+from faultlens.settings import StorePath
+
+__all__ = ["Store"]
+
+_log = logging.getLogger("faultlens")
+
+PATIENCE_SECONDS = 1.0
+"""How long a failure waits for another process's write; not again until a write worked."""
+RETRY_SECONDS = 5.0
+"""How long a database that cannot be used is left alone."""
+_WARNINGS = 10
+_FORK_SECONDS = 5.0
+"""How long a fork waits for a scrape to end."""
+
+_T = TypeVar("_T")
+
+
+class Store:
+    """Keeps what is counted in a database; a `faultlens.sinks.counters.Keeper`.
+
+    failed: called after each time that it could not be used; the log has said what happens now.
+    """
+
+    def __init__(self, path: StorePath, failed: Callable[[], None]) -> None:
+        self.directory = path.directory
+        self._database = Database(path.directory, private=path.private, patience=PATIENCE_SECONDS)
+        self._failed = failed
+        self._unsaved: Counts = {}
+        self._known: Counts = {}
+        """No count in the database can be below these."""
+        self._restore = False
+        """Whether the database may not have all that is known."""
+        self._file: tuple[int, int] | None = None
+        self._retry_at = 0.0
+        self._problems: list[str] = []
+        self._warned: set[str] = set()
+        self._used = False
+        self._ended = False
+        # Re-entrant: a finalizer or a signal handler may count while this thread writes.
+        self._lock = threading.RLock()
+        self._reading = threading.Lock()
+        self._held: list[Any] = []
+        _stores.add(self)
+
+    @property
+    def identity(self) -> str:
+        """What tells this store from every other; empty before it was open."""
+        return self._database.identity
+
+    def add(self, series: Series, more: Count) -> None:
+        """Take note of what was counted; `save` writes it."""
+        with self._lock:
+            counts.add(self._unsaved, series, more)
+
+    def admit(self, label: str, value: str, limit: int) -> bool | None:
+        """Whether a value is among the first `limit` of its label that any process used.
+
+        None if there is no telling now.
+        """
+        with self._in_use() as usable:
+            if not usable:
+                return None
+            try:
+                return self._attempt(lambda: self._database.admit(label, value, limit))
+            except Exception as error:
+                self._give_up(error)
+        self._report()
+        return None
+
+    def save(self, insist: bool = False) -> None:
+        """Write what is not written yet. Raises only what a signal handler of the program's does.
+
+        insist: also if that has not worked a moment ago.
+        """
+        if insist:
+            self._retry_at = 0.0
+        with self._in_use() as usable:
+            if not usable or not self._unsaved:
+                return
+            try:
+                self._write()
+            except Exception as error:
+                self._give_up(error)
+            finally:
+                if self._ended:
+                    self._database.close()
+        self._report()
+
+    def read(self) -> Counts:
+        """What all processes have counted; if that cannot be read, as much of it as is known."""
+        self.save(insist=True)
+        with self._reading:
+            try:
+                found, unsaved, known = self._attempt(self._snapshot)
+            except Exception as error:
+                with self._lock:
+                    found, unsaved = dict(self._known), dict(self._unsaved)
+                    self._give_up(error)
+            else:
+                with self._lock:
+                    if counts.raise_to(found, known.items()):
+                        self._problems.append(f"{self._database.path} has lost counts")
+                        self._restore = True
+                    self._known = dict(found)
+        self._report()
+        for series, count in unsaved.items():
+            counts.add(found, series, count)
+        return found
+
+    def open(self) -> None:
+        """Open the database now rather than at its first use.
+
+        Raises DatabaseError or sqlite3.Error if it cannot be used.
+        """
+        self._attempt(lambda: None)
+        self._report()
+
+    def close(self) -> None:
+        """Let go of the database until it is used again."""
+        with self._lock:
+            self._database.close()
+
+    def end(self) -> None:
+        """Write what is left; from now on the database is closed after each use."""
+        self._ended = True
+        self.save(insist=True)
+        self.close()
+
+    @contextlib.contextmanager
+    def _in_use(self) -> Iterator[bool]:
+        """Hold the lock; False if this thread interrupts itself, or it is too early for a retry."""
+        with self._lock:
+            usable = not self._used and time.monotonic() >= self._retry_at
+            before, self._used = self._used, True
+            try:
+                yield usable
+            finally:
+                self._used = before
+
+    def _write(self) -> None:
+        some, self._unsaved = self._unsaved, {}
+        try:
+            interruption = self._attempt(lambda: self._database.add(some))
+        except BaseException:
+            for series, count in self._unsaved.items():  # of an interruption
+                counts.add(some, series, count)
+            self._unsaved = some
+            raise
+        if self._database.patience == 0:
+            self._database.wait(PATIENCE_SECONDS)
+        for series, count in some.items():
+            counts.add(self._known, series, count)
+        if interruption is not None:
+            raise interruption
+
+    def _snapshot(self) -> tuple[Counts, Counts, Counts]:
+        """What is in the database, what is not yet, and what has to be: at one moment."""
+        with contextlib.ExitStack() as stack:
+            with self._in_use():
+                rows = stack.enter_context(self._database.snapshot())
+                unsaved, known = dict(self._unsaved), dict(self._known)
+            return rows(), unsaved, known
+
+    def _attempt(self, use: Callable[[], _T]) -> _T:
+        """Use the database; if that turns out to be damaged, a new one."""
+        try:
+            self._prepare()
+            return use()
+        except Exception as error:
+            if not is_damage(error):
+                raise
+            what = f"{self._database.path} was damaged ({error}) and is replaced by a new one"
+        with self._in_use():
+            self._problems.append(what)
+            counts.raise_to(self._known, self._database.set_aside().items())
+            self._restore = True
+        self._prepare()
+        return use()
+
+    def _prepare(self) -> None:
+        """Have the database open, with all counts in it that are known."""
+        with self._in_use():
+            self._database.open()
+            if self._file not in (None, self._database.file):
+                self._restore = True  # somebody removed the file
+            self._file = self._database.file
+            if self._restore and self._known:
+                self._database.raise_to(self._known)
+            self._restore = False
+
+    def _give_up(self, error: Exception) -> None:
+        """Decide when the database is tried again after an error."""
+        if guard.of_a_signal(error):
+            raise error
+        if is_lock(error):
+            self._database.wait(0)
+            self._problems.append(f"another process holds {self._database.path} ({error})")
+            return
+        self._retry_at = time.monotonic() + RETRY_SECONDS
+        self._database.close()
+        what = str(error) or type(error).__name__
+        here = str(self.directory) in what
+        self._problems.append(what if here else f"{self._database.path}: {what}")
+
+    def _report(self) -> None:
+        """Say what went wrong. Not under the lock: who counts has another one, and takes ours."""
+        while self._problems:
+            problem = self._problems.pop()
+            self._failed()
+            if problem not in self._warned and len(self._warned) < _WARNINGS:
+                self._warned.add(problem)
+                _log.warning(
+                    "faultlens's store: %s. What this process counts is not lost: it is kept in "
+                    "memory until it can be written. FAULTLENS_STORE names another directory.",
+                    problem,
+                )
+
+    # Around a fork: SQLite's connections must not be carried across, nor what is not written yet.
+
+    def _before_fork(self) -> None:
+        locks: list[Any] = [self._reading, self._lock]
+        self._held = [lock for lock in locks if lock.acquire(timeout=_FORK_SECONDS)]
+        if self._lock in self._held:
+            self._database.close()
+
+    def _after_fork_in_parent(self) -> None:
+        held, self._held = self._held, []
+        for lock in reversed(held):
+            lock.release()
+
+    def _after_fork_in_child(self) -> None:
+        self._lock, self._reading = threading.RLock(), threading.Lock()
+        self._used, self._held = False, []
+        self._unsaved = {}  # the parent writes it
+        self._database.close()
+
+
+_stores: weakref.WeakSet[Store] = weakref.WeakSet()
+
+
+def _for_each(action: Callable[[Store], None]) -> Callable[[], None]:
+    def for_each() -> None:
+        for store in list(_stores):
+            action(store)
+
+    return for_each
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_for_each(Store._before_fork),
+        after_in_parent=_for_each(Store._after_fork_in_parent),
+        after_in_child=_for_each(Store._after_fork_in_child),
+    )
