@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from typing import NamedTuple
 
 __all__ = [
@@ -61,25 +61,24 @@ class Count(NamedTuple):
 Counts = dict[Series, Count]
 
 
-def add(counts: Counts, series: Series, more: Count) -> None:
-    """Count `more` on top of what `counts` has of the series."""
-    count = counts.get(series)
-    if count is not None:
-        more = Count(
-            count.number + more.number,
-            count.born,
-            more.last or count.last,
-            more.trace or count.trace,
-        )
-    counts[series] = more
+def add(counts: Counts, more: Mapping[Series, Count]) -> None:
+    """Count `more` on top: all of it, or none if it raises (RecursionError, say)."""
+    counts.update({series: _sum(counts.get(series), count) for series, count in more.items()})
 
 
-def raise_to(counts: Counts, least: Iterable[tuple[Series, Count]]) -> Counts:
+def raise_to(counts: Counts, least: Mapping[Series, Count]) -> Counts:
     """Have `counts` be nowhere below `least`; returns what had to be raised."""
     raised = {
         series: count
-        for series, count in least
+        for series, count in least.items()
         if series not in counts or counts[series].number < count.number
     }
     counts.update(raised)
     return raised
+
+
+def _sum(count: Count | None, more: Count) -> Count:
+    if count is None:
+        return more
+    number, trace = count.number + more.number, more.trace or count.trace
+    return Count(number, count.born, more.last or count.last, trace)

@@ -267,6 +267,9 @@ def _metrics(settings: Settings, store: Store | None) -> Check:
     if served is None:
         text = f"{where} is taken by something that does not serve faultlens's metrics. {cure}"
         return Check(Mark.FAIL, "/metrics", text)
+    if store is None and not served:
+        text = f"a process serves faultlens's metrics on {where}. {cure}"
+        return Check(Mark.OK, "/metrics", text)
     text = f"a process serves faultlens's metrics on {where}, but not those of this store. {cure}"
     return Check(Mark.WARN, "/metrics", text)
 

@@ -14,7 +14,7 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from faultlens import counts, guard
@@ -69,10 +69,10 @@ class Store:
         """What tells this store from every other; empty before it was open."""
         return self._database.identity
 
-    def add(self, series: Series, more: Count) -> None:
+    def add(self, more: Mapping[Series, Count]) -> None:
         """Take note of what was counted; `save` writes it."""
         with self._lock:
-            counts.add(self._unsaved, series, more)
+            counts.add(self._unsaved, more)
 
     def admit(self, label: str, value: str, limit: int) -> bool | None:
         """Whether a value is among the first `limit` of its label that any process used.
@@ -120,13 +120,12 @@ class Store:
                     self._give_up(error)
             else:
                 with self._lock:
-                    if counts.raise_to(found, known.items()):
+                    if counts.raise_to(found, known):
                         self._problems.append(f"{self._database.path} has lost counts")
                         self._restore = True
                     self._known = dict(found)
         self._report()
-        for series, count in unsaved.items():
-            counts.add(found, series, count)
+        counts.add(found, unsaved)
         return found
 
     def open(self) -> None:
@@ -164,14 +163,12 @@ class Store:
         try:
             interruption = self._attempt(lambda: self._database.add(some))
         except BaseException:
-            for series, count in self._unsaved.items():  # of an interruption
-                counts.add(some, series, count)
+            counts.add(some, self._unsaved)  # of an interruption
             self._unsaved = some
             raise
         if self._database.patience == 0:
             self._database.wait(PATIENCE_SECONDS)
-        for series, count in some.items():
-            counts.add(self._known, series, count)
+        counts.add(self._known, some)
         if interruption is not None:
             raise interruption
 
@@ -194,7 +191,7 @@ class Store:
             what = f"{self._database.path} was damaged ({error}) and is replaced by a new one"
         with self._in_use():
             self._problems.append(what)
-            counts.raise_to(self._known, self._database.set_aside().items())
+            counts.raise_to(self._known, self._database.set_aside())
             self._restore = True
         self._prepare()
         return use()

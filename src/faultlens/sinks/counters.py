@@ -47,7 +47,7 @@ DROP_REASONS = (
 class Keeper(Protocol):
     """Keeps what all processes of a host count; must not raise."""
 
-    def add(self, series: Series, more: Count) -> None:
+    def add(self, more: Mapping[Series, Count]) -> None:
         """Take note of what was counted."""
         ...
 
@@ -66,7 +66,9 @@ class Counters:
         self.info = dict(info or {})
         self.keeper: Keeper | None = None
         """Where everything that is counted is kept as well."""
-        self._counts: Counts = {Series(DROPPED, detail=reason): Count(0) for reason in DROP_REASONS}
+        self._counts: Counts = {}
+        # Plain numbers, since at the recursion limit there is room for little more.
+        self._dropped = dict.fromkeys(DROP_REASONS, 0)
         self._known: dict[str, set[str]] = {"class": set(), "worker": set(), "code": set()}
         # Serialises writers only; readers copy the dictionary, which is atomic. Re-entrant, since a
         # finalizer may count a drop while this thread counts.
@@ -85,28 +87,34 @@ class Counters:
         with self._lock:
             labels = self._labels(failure.type, failure.kind.value, failure.worker)
             if failure.role is Role.ORIGIN:
-                code = self._code(labels[0], failure.code) if failure.code else None
-                self._add(Series(FAILURES, *labels), once)
-                if code is not None:
-                    self._add(code, once)
+                more = {Series(FAILURES, *labels): once}
+                if failure.code:
+                    more[self._code(labels[0], failure.code)] = once
             else:
-                self._add(Series(SUPPRESSED, *labels, failure.role.value), once)
+                more = {Series(SUPPRESSED, *labels, failure.role.value): once}
+            self._add(more)
 
     def expect(self, type: str, kinds: Iterable[Kind], worker: str) -> None:
         """Start the series of a class at 0: one born at 1 is invisible to rate() and increase()."""
         with self._lock:
             for kind in kinds:
-                self._add(Series(FAILURES, *self._labels(type, kind.value, worker)), Count(0))
+                series = Series(FAILURES, *self._labels(type, kind.value, worker))
+                self._add({series: Count(0)})
 
     def drop(self, reason: str) -> None:
         """Count something that could not be recorded as it should."""
         with self._lock:
-            self._add(Series(DROPPED, detail=reason), Count(1))
+            self._dropped[reason] = self._dropped.get(reason, 0) + 1
+            try:
+                if self.keeper is not None:
+                    self.keeper.add({Series(DROPPED, detail=reason): Count(1)})
+            except RecursionError:
+                pass  # here it is told
 
-    def _add(self, series: Series, more: Count) -> None:
-        counts.add(self._counts, series, more)
+    def _add(self, more: Mapping[Series, Count]) -> None:
         if self.keeper is not None:
-            self.keeper.add(series, more)
+            self.keeper.add(more)
+        counts.add(self._counts, more)
 
     def _labels(self, type: str, kind: str, worker: str) -> tuple[str, str, str]:
         if Series(FAILURES, type, kind, worker) in self._counts:
@@ -144,7 +152,11 @@ class Counters:
 
     def collect(self) -> Iterator[Metric]:
         """The metrics with the counts as they are now."""
-        return families(dict(self._counts), self.info)
+        dropped = {
+            Series(DROPPED, detail=reason): Count(number)
+            for reason, number in dict(self._dropped).items()
+        }
+        return families({**self._counts, **dropped}, self.info)
 
 
 _instances: weakref.WeakSet[Counters] = weakref.WeakSet()
