@@ -17,7 +17,7 @@ import os
 import sqlite3
 import stat
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 
@@ -125,14 +125,9 @@ class Database:
             )
         return connection.execute(known, (label, name)).fetchone() is not None
 
-    @contextlib.contextmanager
-    def snapshot(self) -> Iterator[Callable[[], Counts]]:
-        """Fix the counts as they are on entry; what it gives reads them, at leisure."""
-        self.open()
-        with contextlib.closing(self._connect()) as reader:
-            reader.execute("BEGIN")
-            reader.execute("SELECT 1 FROM counts LIMIT 1").fetchone()
-            yield lambda: dict(_counts(reader))
+    def read(self) -> Counts:
+        """All counts, as they are at one moment."""
+        return dict(_counts(self.open()))
 
     def open(self) -> sqlite3.Connection:
         """The connection, to the file that is in the directory now."""
@@ -160,8 +155,8 @@ class Database:
 
     def wait(self, patience: float) -> None:
         """Wait for so many seconds from now on."""
-        self.patience = patience
-        if self._connection is not None:
+        changed, self.patience = patience != self.patience, patience
+        if changed and self._connection is not None:
             self._connection.execute(f"PRAGMA busy_timeout = {int(patience * 1000)}")
 
     def close(self) -> None:

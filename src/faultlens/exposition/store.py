@@ -8,14 +8,13 @@ shows less of: if the file is damaged or removed, the counts are put into a new 
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 from faultlens import counts, guard
 from faultlens.counts import Count, Counts, Series
@@ -32,7 +31,7 @@ RETRY_SECONDS = 5.0
 """How long a database that cannot be used is left alone."""
 _WARNINGS = 10
 _FORK_SECONDS = 5.0
-"""How long a fork waits for a scrape to end."""
+"""How long a fork waits for another thread to be done with the database."""
 
 _T = TypeVar("_T")
 
@@ -60,8 +59,7 @@ class Store:
         self._ended = False
         # Re-entrant: a finalizer or a signal handler may count while this thread writes.
         self._lock = threading.RLock()
-        self._reading = threading.Lock()
-        self._held: list[Any] = []
+        self._held = False
         _stores.add(self)
 
     @property
@@ -79,15 +77,9 @@ class Store:
 
         None if there is no telling now.
         """
-        with self._in_use() as usable:
-            if not usable:
-                return None
-            try:
-                return self._attempt(lambda: self._database.admit(label, value, limit))
-            except Exception as error:
-                self._give_up(error)
+        admitted = self._run(lambda: self._database.admit(label, value, limit))
         self._report()
-        return None
+        return admitted
 
     def save(self, insist: bool = False) -> None:
         """Write what is not written yet. Raises only what a signal handler of the program's does.
@@ -96,36 +88,23 @@ class Store:
         """
         if insist:
             self._retry_at = 0.0
-        with self._in_use() as usable:
-            if not usable or not self._unsaved:
-                return
-            try:
-                self._write()
-            except Exception as error:
-                self._give_up(error)
-            finally:
-                if self._ended:
-                    self._database.close()
-        self._report()
+        if self._unsaved:
+            self._run(self._write)
+            self._report()
 
     def read(self) -> Counts:
         """What all processes have counted; if that cannot be read, as much of it as is known."""
         self.save(insist=True)
-        with self._reading:
-            try:
-                found, unsaved, known = self._attempt(self._snapshot)
-            except Exception as error:
-                with self._lock:
-                    found, unsaved = dict(self._known), dict(self._unsaved)
-                    self._give_up(error)
-            else:
-                with self._lock:
-                    if counts.raise_to(found, known):
-                        self._problems.append(f"{self._database.path} has lost counts")
-                        self._restore = True
-                    self._known = dict(found)
+        with self._lock:
+            found = self._run(self._database.read)
+            if found is None:
+                found = dict(self._known)
+            elif counts.raise_to(found, self._known):
+                self._problems.append(f"{self._database.path} has lost counts")
+                self._restore = True
+            self._known = dict(found)
+            counts.add(found, self._unsaved)
         self._report()
-        counts.add(found, unsaved)
         return found
 
     def open(self) -> None:
@@ -133,7 +112,8 @@ class Store:
 
         Raises DatabaseError or sqlite3.Error if it cannot be used.
         """
-        self._attempt(lambda: None)
+        with self._lock:
+            self._attempt(lambda: None)
         self._report()
 
     def close(self) -> None:
@@ -147,65 +127,62 @@ class Store:
         self.save(insist=True)
         self.close()
 
-    @contextlib.contextmanager
-    def _in_use(self) -> Iterator[bool]:
-        """Hold the lock; False if this thread interrupts itself, or it is too early for a retry."""
+    def _run(self, use: Callable[[], _T]) -> _T | None:
+        """Use the database; None if that is not possible now."""
         with self._lock:
-            usable = not self._used and time.monotonic() >= self._retry_at
-            before, self._used = self._used, True
+            if self._used or time.monotonic() < self._retry_at:
+                return None  # used: this thread was interrupted, by a finalizer perhaps
+            self._used = True
             try:
-                yield usable
+                return self._attempt(use)
+            except RecursionError:
+                pass  # there is room again at the next failure
+            except Exception as error:
+                self._give_up(error)
             finally:
-                self._used = before
-
-    def _write(self) -> None:
-        some, self._unsaved = self._unsaved, {}
-        try:
-            interruption = self._attempt(lambda: self._database.add(some))
-        except BaseException:
-            counts.add(some, self._unsaved)  # of an interruption
-            self._unsaved = some
-            raise
-        if self._database.patience == 0:
-            self._database.wait(PATIENCE_SECONDS)
-        counts.add(self._known, some)
-        if interruption is not None:
-            raise interruption
-
-    def _snapshot(self) -> tuple[Counts, Counts, Counts]:
-        """What is in the database, what is not yet, and what has to be: at one moment."""
-        with contextlib.ExitStack() as stack:
-            with self._in_use():
-                rows = stack.enter_context(self._database.snapshot())
-                unsaved, known = dict(self._unsaved), dict(self._known)
-            return rows(), unsaved, known
+                self._used = False
+                if self._ended:
+                    self._database.close()
+        return None
 
     def _attempt(self, use: Callable[[], _T]) -> _T:
-        """Use the database; if that turns out to be damaged, a new one."""
+        """Use the database; if it turns out to be damaged, a new one."""
         try:
             self._prepare()
             return use()
         except Exception as error:
             if not is_damage(error):
                 raise
-            what = f"{self._database.path} was damaged ({error}) and is replaced by a new one"
-        with self._in_use():
-            self._problems.append(what)
-            counts.raise_to(self._known, self._database.set_aside())
-            self._restore = True
+            damage = f"{self._database.path} was damaged ({error}) and is replaced by a new one"
+        self._problems.append(damage)
+        counts.raise_to(self._known, self._database.set_aside())
+        self._restore = True
         self._prepare()
         return use()
 
     def _prepare(self) -> None:
         """Have the database open, with all counts in it that are known."""
-        with self._in_use():
-            self._database.open()
-            if self._file not in (None, self._database.file):
-                self._restore = True  # somebody removed the file
-            self._file = self._database.file
-            if self._restore and self._known:
-                self._database.raise_to(self._known)
-            self._restore = False
+        self._database.open()
+        if self._file not in (None, self._database.file):
+            self._restore = True  # somebody removed the file
+        self._file = self._database.file
+        if self._restore and self._known:
+            self._database.raise_to(self._known)
+        self._restore = False
+
+    def _write(self) -> None:
+        some, self._unsaved = self._unsaved, {}
+        try:
+            interruption = self._database.add(some)
+        except BaseException:
+            if self._unsaved:  # by who interrupted
+                counts.add(some, self._unsaved)
+            self._unsaved = some
+            raise
+        self._database.wait(PATIENCE_SECONDS)
+        counts.add(self._known, some)
+        if interruption is not None:
+            raise interruption
 
     def _give_up(self, error: Exception) -> None:
         """Decide when the database is tried again after an error."""
@@ -237,19 +214,18 @@ class Store:
     # Around a fork: SQLite's connections must not be carried across, nor what is not written yet.
 
     def _before_fork(self) -> None:
-        locks: list[Any] = [self._reading, self._lock]
-        self._held = [lock for lock in locks if lock.acquire(timeout=_FORK_SECONDS)]
-        if self._lock in self._held:
+        self._held = self._lock.acquire(timeout=_FORK_SECONDS)
+        if self._held:
             self._database.close()
 
     def _after_fork_in_parent(self) -> None:
-        held, self._held = self._held, []
-        for lock in reversed(held):
-            lock.release()
+        if self._held:
+            self._held = False
+            self._lock.release()
 
     def _after_fork_in_child(self) -> None:
-        self._lock, self._reading = threading.RLock(), threading.Lock()
-        self._used, self._held = False, []
+        self._lock = threading.RLock()
+        self._used = self._held = False
         self._unsaved = {}  # the parent writes it
         self._database.close()
 
