@@ -49,9 +49,8 @@ class Store:
         self._unsaved: Counts = {}
         self._known: Counts = {}
         """No count in the database can be below these."""
-        self._restore = False
-        """Whether the database may not have all that is known."""
-        self._file: tuple[int, int] | None = None
+        self._filled = ""
+        """The identity of the database that has all that is known."""
         self._retry_at = 0.0
         self._problems: list[str] = []
         self._warned: set[str] = set()
@@ -101,7 +100,7 @@ class Store:
                 found = dict(self._known)
             elif counts.raise_to(found, self._known):
                 self._problems.append(f"{self._database.path} has lost counts")
-                self._restore = True
+                self._filled = ""
             self._known = dict(found)
             counts.add(found, self._unsaved)
         self._report()
@@ -156,21 +155,20 @@ class Store:
             damage = f"{self._database.path} was damaged ({error}) and is replaced by a new one"
         self._problems.append(damage)
         counts.raise_to(self._known, self._database.set_aside())
-        self._restore = True
         self._prepare()
         return use()
 
     def _prepare(self) -> None:
         """Have the database open, with all counts in it that are known."""
         self._database.open()
-        if self._file not in (None, self._database.file):
-            self._restore = True  # somebody removed the file
-        self._file = self._database.file
-        if self._restore and self._known:
-            self._database.raise_to(self._known)
-        self._restore = False
+        if self._filled != self._database.identity:  # the first, or somebody removed it
+            if self._known:
+                self._database.raise_to(self._known)
+            self._filled = self._database.identity
 
     def _write(self) -> None:
+        if not self._unsaved:  # another thread has written it meanwhile
+            return
         some, self._unsaved = self._unsaved, {}
         try:
             interruption = self._database.add(some)
