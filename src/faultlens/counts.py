@@ -16,6 +16,7 @@ __all__ = [
     "Trace",
     "add",
     "raise_to",
+    "total",
 ]
 
 FAILURES = "failures"
@@ -63,7 +64,7 @@ Counts = dict[Series, Count]
 
 def add(counts: Counts, more: Mapping[Series, Count]) -> None:
     """Count `more` on top: all of it, or none if it raises (RecursionError, say)."""
-    counts.update({series: _sum(counts.get(series), count) for series, count in more.items()})
+    counts.update({series: total(counts.get(series), count) for series, count in more.items()})
 
 
 def raise_to(counts: Counts, least: Mapping[Series, Count]) -> Counts:
@@ -77,7 +78,8 @@ def raise_to(counts: Counts, least: Mapping[Series, Count]) -> Counts:
     return raised
 
 
-def _sum(count: Count | None, more: Count) -> Count:
+def total(count: Count | None, more: Count) -> Count:
+    """The two together, the later one second."""
     if count is None:
         return more
     number, trace = count.number + more.number, more.trace or count.trace

@@ -256,7 +256,9 @@ class Pipeline:
         span, trace = self._current_span()
         if self._sdk_of(exc) is not None:
             self.seen.set(exc, failure)  # a second try says the same again
-        self.counters.count(failure, trace)
+        interruption = self.counters.count(failure, trace)
+        if interruption is not None:
+            return interruption
         try:
             if self.store is not None:
                 self.store.save()

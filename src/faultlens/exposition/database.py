@@ -146,6 +146,7 @@ class Database:
             self._connection = connection = self._connect()
             self._pid = os.getpid()
             try:
+                connection.execute("PRAGMA synchronous = OFF")
                 if not connection.execute("SELECT 1 FROM sqlite_master").fetchone():
                     connection.execute("PRAGMA journal_mode = WAL")
                     connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} COMMIT")
@@ -214,15 +215,13 @@ class Database:
 
     def _connect(self) -> sqlite3.Connection:
         # rw: SQLite itself must not make a file, which could be behind a symbolic link by then.
-        connection = sqlite3.connect(
+        return sqlite3.connect(
             f"{self.path.absolute().as_uri()}?mode=rw",
             uri=True,
             isolation_level=None,
             timeout=self.patience,
             check_same_thread=False,
         )
-        connection.execute("PRAGMA synchronous = OFF")
-        return connection
 
     def _create(self) -> None:
         """Make the file if there is none, for those who may use the directory."""

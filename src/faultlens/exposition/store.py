@@ -13,11 +13,11 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TypeVar
 
 from faultlens import counts, guard
-from faultlens.counts import Count, Counts, Series
+from faultlens.counts import Counts
 from faultlens.exposition.database import Database, is_damage, is_lock
 from faultlens.settings import StorePath
 
@@ -46,7 +46,8 @@ class Store:
         self.directory = path.directory
         self._database = Database(path.directory, private=path.private, patience=PATIENCE_SECONDS)
         self._failed = failed
-        self._unsaved: Counts = {}
+        self.unsaved: Counts = {}
+        """What is not written yet; changed under `lock`."""
         self._known: Counts = {}
         """No count in the database can be below these."""
         self._filled = ""
@@ -57,7 +58,7 @@ class Store:
         self._used = False
         self._ended = False
         # Re-entrant: a finalizer or a signal handler may count while this thread writes.
-        self._lock = threading.RLock()
+        self.lock = threading.RLock()
         self._held = False
         _stores.add(self)
 
@@ -65,11 +66,6 @@ class Store:
     def identity(self) -> str:
         """What tells this store from every other; empty before it was open."""
         return self._database.identity
-
-    def add(self, more: Mapping[Series, Count]) -> None:
-        """Take note of what was counted; `save` writes it."""
-        with self._lock:
-            counts.add(self._unsaved, more)
 
     def admit(self, label: str, value: str, limit: int) -> bool | None:
         """Whether a value is among the first `limit` of its label that any process used.
@@ -87,14 +83,14 @@ class Store:
         """
         if insist:
             self._retry_at = 0.0
-        if self._unsaved:
+        if self.unsaved:
             self._run(self._write)
             self._report()
 
     def read(self) -> Counts:
         """What all processes have counted; if that cannot be read, as much of it as is known."""
         self.save(insist=True)
-        with self._lock:
+        with self.lock:
             found = self._run(self._database.read)
             if found is None:
                 found = dict(self._known)
@@ -102,7 +98,7 @@ class Store:
                 self._problems.append(f"{self._database.path} has lost counts")
                 self._filled = ""
             self._known = dict(found)
-            counts.add(found, self._unsaved)
+            counts.add(found, self.unsaved)
         self._report()
         return found
 
@@ -111,13 +107,13 @@ class Store:
 
         Raises DatabaseError or sqlite3.Error if it cannot be used.
         """
-        with self._lock:
+        with self.lock:
             self._attempt(lambda: None)
         self._report()
 
     def close(self) -> None:
         """Let go of the database until it is used again."""
-        with self._lock:
+        with self.lock:
             self._database.close()
 
     def end(self) -> None:
@@ -128,7 +124,7 @@ class Store:
 
     def _run(self, use: Callable[[], _T]) -> _T | None:
         """Use the database; None if that is not possible now."""
-        with self._lock:
+        with self.lock:
             if self._used or time.monotonic() < self._retry_at:
                 return None  # used: this thread was interrupted, by a finalizer perhaps
             self._used = True
@@ -167,15 +163,15 @@ class Store:
             self._filled = self._database.identity
 
     def _write(self) -> None:
-        if not self._unsaved:  # another thread has written it meanwhile
+        if not self.unsaved:  # another thread has written it meanwhile
             return
-        some, self._unsaved = self._unsaved, {}
+        some, self.unsaved = self.unsaved, {}
         try:
             interruption = self._database.add(some)
         except BaseException:
-            if self._unsaved:  # by who interrupted
-                counts.add(some, self._unsaved)
-            self._unsaved = some
+            if self.unsaved:  # by who interrupted
+                counts.add(some, self.unsaved)
+            self.unsaved = some
             raise
         self._database.wait(PATIENCE_SECONDS)
         counts.add(self._known, some)
@@ -212,19 +208,19 @@ class Store:
     # Around a fork: SQLite's connections must not be carried across, nor what is not written yet.
 
     def _before_fork(self) -> None:
-        self._held = self._lock.acquire(timeout=_FORK_SECONDS)
+        self._held = self.lock.acquire(timeout=_FORK_SECONDS)
         if self._held:
             self._database.close()
 
     def _after_fork_in_parent(self) -> None:
         if self._held:
             self._held = False
-            self._lock.release()
+            self.lock.release()
 
     def _after_fork_in_child(self) -> None:
-        self._lock = threading.RLock()
+        self.lock = threading.RLock()
         self._used = self._held = False
-        self._unsaved = {}  # the parent writes it
+        self.unsaved = {}  # the parent writes it
         self._database.close()
 
 

@@ -13,12 +13,23 @@ import threading
 import time
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Protocol
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
 
 from prometheus_client import Metric
 
 from faultlens import counts
-from faultlens.counts import CODES, DROPPED, FAILURES, SUPPRESSED, Count, Counts, Series, Trace
+from faultlens.counts import (
+    CODES,
+    DROPPED,
+    FAILURES,
+    SUPPRESSED,
+    Count,
+    Counts,
+    Series,
+    Trace,
+    total,
+)
 from faultlens.exposition.families import families
 from faultlens.failure import Failure, Kind, Role
 
@@ -47,8 +58,14 @@ DROP_REASONS = (
 class Keeper(Protocol):
     """Keeps what all processes of a host count; must not raise."""
 
-    def add(self, more: Mapping[Series, Count]) -> None:
-        """Take note of what was counted."""
+    @property
+    def lock(self) -> AbstractContextManager[Any]:
+        """Re-entrant; held while `unsaved` is changed."""
+        ...
+
+    @property
+    def unsaved(self) -> Counts:
+        """What it is to keep of what this process has counted."""
         ...
 
     def admit(self, label: str, value: str, limit: int) -> bool | None:
@@ -75,46 +92,72 @@ class Counters:
         self._lock = threading.RLock()
         _instances.add(self)
 
-    def count(self, failure: Failure, trace: tuple[str, str] | None = None) -> None:
+    def count(self, failure: Failure, trace: tuple[str, str] | None = None) -> BaseException | None:
         """Count one raised SDK exception: as a failure, or with its reason if it is no new one.
 
         trace: trace id and span id of the current span, for the exemplar.
 
-        Raises only before anything is counted.
+        Raises only before anything is counted; returns what a signal handler of the program's
+        raised when it was.
         """
         now = time.time()
         once = Count(1, now, now, Trace(*trace, now) if trace else None)
-        with self._lock:
-            labels = self._labels(failure.type, failure.kind.value, failure.worker)
-            if failure.role is Role.ORIGIN:
-                more = {Series(FAILURES, *labels): once}
-                if failure.code:
-                    more[self._code(labels[0], failure.code)] = once
-            else:
-                more = {Series(SUPPRESSED, *labels, failure.role.value): once}
-            self._add(more)
+        counted = False
+        try:
+            with self._lock, self._keeper_lock():
+                own, unsaved = self._counts, self._unsaved()
+                first, code = self._series(failure)
+                own_first = total(own.get(first), once)
+                unsaved_first = total(unsaved.get(first), once)
+                if code is not None:
+                    own_code = total(own.get(code), once)
+                    unsaved_code = total(unsaved.get(code), once)
+                # From here on nothing is called: no signal handler runs in between, and at the
+                # recursion limit nothing fails.
+                own[first] = own_first
+                unsaved[first] = unsaved_first
+                if code is not None:
+                    own[code] = own_code
+                    unsaved[code] = unsaved_code
+                counted = True
+        except BaseException as error:
+            if counted:
+                return error
+            raise
+        return None
 
     def expect(self, type: str, kinds: Iterable[Kind], worker: str) -> None:
         """Start the series of a class at 0: one born at 1 is invisible to rate() and increase()."""
         with self._lock:
             for kind in kinds:
                 series = Series(FAILURES, *self._labels(type, kind.value, worker))
-                self._add({series: Count(0)})
+                with self._keeper_lock():
+                    counts.add(self._unsaved(), {series: Count(0)})
+                counts.add(self._counts, {series: Count(0)})
 
     def drop(self, reason: str) -> None:
         """Count something that could not be recorded as it should."""
         with self._lock:
             self._dropped[reason] = self._dropped.get(reason, 0) + 1
             try:
-                if self.keeper is not None:
-                    self.keeper.add({Series(DROPPED, detail=reason): Count(1)})
+                with self._keeper_lock():
+                    counts.add(self._unsaved(), {Series(DROPPED, detail=reason): Count(1)})
             except RecursionError:
                 pass  # here it is told
 
-    def _add(self, more: Mapping[Series, Count]) -> None:
-        if self.keeper is not None:
-            self.keeper.add(more)
-        counts.add(self._counts, more)
+    def _keeper_lock(self) -> AbstractContextManager[Any]:
+        return self._lock if self.keeper is None else self.keeper.lock
+
+    def _unsaved(self) -> Counts:
+        return {} if self.keeper is None else self.keeper.unsaved
+
+    def _series(self, failure: Failure) -> tuple[Series, Series | None]:
+        """What to count, and what beside it."""
+        labels = self._labels(failure.type, failure.kind.value, failure.worker)
+        if failure.role is not Role.ORIGIN:
+            return Series(SUPPRESSED, *labels, failure.role.value), None
+        code = self._code(labels[0], failure.code) if failure.code else None
+        return Series(FAILURES, *labels), code
 
     def _labels(self, type: str, kind: str, worker: str) -> tuple[str, str, str]:
         if Series(FAILURES, type, kind, worker) in self._counts:
