@@ -41,11 +41,11 @@ def test_without_a_command_it_explains_itself() -> None:
 
     assert done.returncode == 2
     assert done.stdout == ""
-    for name in ("demo", "doctor", "classes"):
+    for name in ("demo", "doctor", "classes", "serve"):
         assert f"\n    {name} " in done.stderr
 
 
-@pytest.mark.parametrize("name", ["demo", "doctor", "classes"])
+@pytest.mark.parametrize("name", ["demo", "doctor", "classes", "serve"])
 def test_every_command_has_a_help(name: str) -> None:
     done = command(name, "--help")
 

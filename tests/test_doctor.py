@@ -17,6 +17,7 @@ import pytest
 
 from tests import children
 from tests.test_cli import absent, command, package
+from tests.test_serve import serving
 
 
 class Report:
@@ -310,6 +311,17 @@ class TestMetrics:
         assert metrics[0] == "ok"
         assert f"a process serves faultlens's metrics on localhost:{port}" in metrics[1]
 
+    def test_a_port_where_another_process_serves_this_store(self, tmp_path: Path) -> None:
+        store = {"FAULTLENS_STORE": str(tmp_path / "store")}
+        with serving(tmp_path / "store") as server:
+            port = {"OTEL_EXPORTER_PROMETHEUS_PORT": server.url.split(":")[-1].split("/")[0]}
+            (ours,) = doctor(env={**store, **port}).of("/metrics")
+            (others,) = doctor(env=port).of("/metrics")
+        assert ours[0] == "ok"
+        assert "by another process, for all" in ours[1]
+        assert others[0] == "warn"
+        assert "not those of this store" in others[1]
+
     def test_a_host_that_there_is_not(self) -> None:
         report = doctor(env={"OTEL_EXPORTER_PROMETHEUS_HOST": "no.such.host.invalid"})
 
@@ -319,6 +331,28 @@ class TestMetrics:
         (metrics,) = doctor(env={"OTEL_METRICS_EXPORTER": "otlp, prometheus"}).of("/metrics")
 
         assert "served by OpenTelemetry's reader" in metrics[1]
+
+
+class TestStore:
+    def test_in_memory_only(self) -> None:
+        ((mark, text),) = doctor().of("store")
+        assert mark == "ok"
+        assert text.startswith("off: ")
+
+    def test_a_directory_that_can_be_used(self, tmp_path: Path) -> None:
+        report = doctor("--record", env={"FAULTLENS_STORE": str(tmp_path / "store")})
+        assert report.of("store") == [
+            ("ok", f"{tmp_path / 'store'}, with 0 series that are not 0"),
+        ]
+        again = doctor(env={"FAULTLENS_STORE": str(tmp_path / "store")})
+        assert again.of("store") == report.of("store")  # a test failure is none
+
+    def test_a_directory_that_cannot_be_used(self, tmp_path: Path) -> None:
+        (tmp_path / "file").write_text("")
+        report = doctor(env={"FAULTLENS_STORE": str(tmp_path / "file")})
+        assert report.failed() == ["store"]
+        ((_, text),) = report.of("store")
+        assert text.startswith(f"{tmp_path / 'file'} is no directory")
 
 
 class TestSpans:

@@ -87,7 +87,7 @@ class Pipeline:
         self.log = debug_log() if settings.debug else _no_log
         self.hook = Hook(self._record, self._dropped)
         self.store = _open_store(settings.store, lambda: counters.drop("store_error"))
-        counters.keeper = self.store
+        counters.keep_in(self.store)
         self.server: MetricsServer | None = None
         self._registry = _register(self)
         self._served_elsewhere = "prometheus" in settings.metrics_exporters
@@ -157,7 +157,7 @@ class Pipeline:
         self._registry.unregister(self)
         atexit.unregister(self._finish)
         self._finish()
-        self.counters.keeper = None
+        self.counters.keep_in(None)
 
     # What the adapters report: see `faultlens.sdks.Recorder`.
 

@@ -64,7 +64,7 @@ def _serve(wanted: Settings) -> int:
     info = {"version": __version__, "detector": "none", "python": platform.python_version()}
     counters = Counters(info)
     store = Store(wanted.store, lambda: counters.drop("store_error"))
-    counters.keeper = store
+    counters.keep_in(store)
     try:
         store.open()
     except (OSError, sqlite3.Error) as error:

@@ -168,8 +168,9 @@ def test_multiprocessing_children_count_their_own(method: str, tmp_path: Path) -
     assert json.loads(done.stdout) == [3, 0, 3, 0]
 
 
-def test_an_exception_comes_back_from_a_process_pool_and_counts_on_both_sides(
-    tmp_path: Path,
+@pytest.mark.parametrize("store", ["off", "on"])
+def test_an_exception_that_comes_back_from_a_process_pool_counts_once_in_a_store(
+    tmp_path: Path, store: str
 ) -> None:
     program = tmp_path / "program.py"
     source = """
@@ -194,18 +195,24 @@ def test_an_exception_comes_back_from_a_process_pool_and_counts_on_both_sides(
                     assert caught is future.exception()
                     in_the_child = pool.submit(inside.total).result(60)
             del future
-            inside.report([in_the_child, inside.total()])
+            inside.report([in_the_child, inside.failures(), inside.suppressed()])
     """
     program.write_text(textwrap.dedent(source))
     done = subprocess.run(
         [sys.executable, str(program)],
-        env=children.environment(),
+        env=children.environment(
+            {"FAULTLENS_STORE": str(tmp_path / "store") if store == "on" else "off"}
+        ),
         capture_output=True,
         text=True,
         timeout=60,
         check=True,
     )
-    assert json.loads(done.stdout) == [1, 1]
+    in_the_child, failures, suppressed = json.loads(done.stdout)
+    assert in_the_child == 1
+    # In memory the child's count ends with the child: the parent's is the only one to be seen.
+    assert len(failures) == (store == "off")
+    assert [name.rpartition("|")[2] for name in suppressed] == ["propagated"] * (store == "on")
 
 
 def test_a_subprocess_inherits_the_switch_and_counts_its_own() -> None:

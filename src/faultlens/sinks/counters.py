@@ -81,8 +81,7 @@ class Counters:
 
     def __init__(self, info: Mapping[str, str] | None = None) -> None:
         self.info = dict(info or {})
-        self.keeper: Keeper | None = None
-        """Where everything that is counted is kept as well."""
+        self._keeper: Keeper | None = None
         self._counts: Counts = {}
         # Plain numbers, since at the recursion limit there is room for little more.
         self._dropped = dict.fromkeys(DROP_REASONS, 0)
@@ -91,6 +90,16 @@ class Counters:
         # finalizer may count a drop while this thread counts.
         self._lock = threading.RLock()
         _instances.add(self)
+
+    def keep_in(self, keeper: Keeper | None) -> None:
+        """Have everything that is counted from now on kept there as well."""
+        with self._lock:
+            self._keeper = keeper
+            with self._keeper_lock():
+                counts.add(
+                    self._unsaved(),
+                    {Series(DROPPED, detail=reason): Count(0) for reason in DROP_REASONS},
+                )
 
     def count(self, failure: Failure, trace: tuple[str, str] | None = None) -> BaseException | None:
         """Count one raised SDK exception: as a failure, or with its reason if it is no new one.
@@ -146,10 +155,10 @@ class Counters:
                 pass  # here it is told
 
     def _keeper_lock(self) -> AbstractContextManager[Any]:
-        return self._lock if self.keeper is None else self.keeper.lock
+        return self._lock if self._keeper is None else self._keeper.lock
 
     def _unsaved(self) -> Counts:
-        return {} if self.keeper is None else self.keeper.unsaved
+        return {} if self._keeper is None else self._keeper.unsaved
 
     def _series(self, failure: Failure) -> tuple[Series, Series | None]:
         """What to count, and what beside it."""
@@ -179,8 +188,8 @@ class Counters:
         if value in known:
             return True
         admitted = len(known) < limit
-        if admitted and self.keeper is not None:
-            admitted = self.keeper.admit(label, value, limit) is not False
+        if admitted and self._keeper is not None:
+            admitted = self._keeper.admit(label, value, limit) is not False
         if admitted:
             known.add(value)
         else:
