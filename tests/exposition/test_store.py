@@ -179,6 +179,35 @@ def test_threads_that_count_and_read_lose_nothing(opened: Opened) -> None:
     assert number(opened()) == 4 * rounds
 
 
+def test_processes_that_are_killed_after_one_failure_do_not_let_the_log_grow() -> None:
+    longest, total = children.report("""
+        import os, signal, tempfile
+        from pathlib import Path
+        import inside
+        from faultlens.counts import Count, Series
+        from faultlens.exposition import database
+        from faultlens.exposition.store import Store
+        from faultlens.settings import StorePath
+
+        database._LOG_BYTES = 50_000
+        with tempfile.TemporaryDirectory() as folder:
+            path, longest = StorePath(Path(folder), False), 0
+            for _ in range(60):
+                if os.fork() == 0:
+                    store = Store(path, lambda: None)
+                    store.unsaved[Series("failures", "sdk.Error")] = Count(1, 1.0, 1.0)
+                    store.save()
+                    os.kill(os.getpid(), signal.SIGKILL)
+                os.wait()
+                longest = max(longest, Path(folder, "counts.v1.db-wal").stat().st_size)
+            reader = Store(path, lambda: None)
+            inside.report([longest, sum(count.number for count in reader.read().values())])
+            reader.close()
+    """)
+    assert longest < 60_000  # each adds 4 KB
+    assert total == 60
+
+
 # Names, which all processes together have a limited number of.
 
 

@@ -57,6 +57,8 @@ _RAISE = f"{_INSERT} SET number = excluded.number WHERE number < excluded.number
 _ROWS_AT_ONCE = 90  # of 11 values each: SQLite before 3.32 takes 999
 
 _LOCK_SECONDS = 1.0
+_LOG_BYTES = 4 << 20
+"""As long as SQLite lets its log become before it copies the log into the file: 1000 pages."""
 
 
 class DatabaseError(OSError):
@@ -151,6 +153,7 @@ class Database:
                     connection.execute("PRAGMA journal_mode = WAL")
                     connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} COMMIT")
                 (self.identity,) = connection.execute("SELECT id FROM identity").fetchone()
+                self._truncate_log(connection)
             except BaseException:
                 self.close()
                 raise
@@ -238,6 +241,22 @@ class Database:
         else:
             if not stat.S_ISREG(status.st_mode):
                 raise DatabaseError(f"{self.path} is no regular file")
+
+    def _truncate_log(self, connection: sqlite3.Connection) -> None:
+        """Have the write-ahead log not grow without end.
+
+        SQLite starts over in it at a connection's second write. Processes that are killed after
+        one, with nobody else on the file, only ever append.
+        """
+        try:
+            log_bytes = Path(f"{self.path}-wal").stat().st_size
+        except FileNotFoundError:
+            return
+        if log_bytes > _LOG_BYTES:
+            patience = self.patience
+            self.wait(0)  # who is at it now can do it later
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            self.wait(patience)
 
     def _check_directory(self) -> None:
         """Make the directory; refuse one that somebody else could have prepared for us."""

@@ -15,6 +15,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 from prometheus_client import CollectorRegistry, make_wsgi_app
 
 from faultlens import endpoint
+from faultlens.forks import at_fork
 
 __all__ = ["TAKE_OVER_SECONDS", "MetricsServer"]
 
@@ -98,7 +99,7 @@ class MetricsServer:
 
     def stop(self) -> None:
         """Free the port."""
-        _alive.discard(self)
+        _running.discard(self)
         self._stopped.set()
         server, self._server = self._server, None
         if server is not None:
@@ -112,7 +113,7 @@ class MetricsServer:
         return server
 
     def _run(self, target: Callable[[], None]) -> None:
-        _alive.add(self)
+        _running.add(self)
         try:
             threading.Thread(target=target, name="faultlens-metrics", daemon=True).start()
         except RuntimeError:  # at exit, or where the system gives no more threads
@@ -147,6 +148,12 @@ class MetricsServer:
             )
 
     def _forget(self) -> None:
+        """In a forked child: the thread is not there, but the listening socket is; let it go.
+
+        Scrapes that the kernel handed to the child would hang, and a restarted parent could not
+        bind.
+        """
+        _running.discard(self)
         self._forgotten = True
         self._stopped = threading.Event()  # its lock may be held by a thread that is not there
         server, self._server = self._server, None
@@ -154,20 +161,7 @@ class MetricsServer:
             server.socket.close()
 
 
-_alive: set[MetricsServer] = set()
-
-
-def _forget_all() -> None:
-    """In a forked child: the thread is not there, but the listening socket is; let it go.
-
-    Scrapes that the kernel handed to the child would hang, and a restarted parent could not bind.
-    """
-    while _alive:
-        _alive.pop()._forget()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_all)
+_running = at_fork(after_in_child=MetricsServer._forget)
 
 
 def _bind(host: str, port: int, app: _WsgiApp) -> WSGIServer:

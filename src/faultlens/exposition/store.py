@@ -9,16 +9,15 @@ shows less of: if the file is damaged or removed, the counts are put into a new 
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
-import weakref
 from collections.abc import Callable
 from typing import TypeVar
 
 from faultlens import counts, guard
 from faultlens.counts import Counts
 from faultlens.exposition.database import Database, is_damage, is_lock
+from faultlens.forks import at_fork
 from faultlens.settings import StorePath
 
 __all__ = ["Store"]
@@ -224,20 +223,8 @@ class Store:
         self._database.close()
 
 
-_stores: weakref.WeakSet[Store] = weakref.WeakSet()
-
-
-def _for_each(action: Callable[[Store], None]) -> Callable[[], None]:
-    def for_each() -> None:
-        for store in list(_stores):
-            action(store)
-
-    return for_each
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=_for_each(Store._before_fork),
-        after_in_parent=_for_each(Store._after_fork_in_parent),
-        after_in_child=_for_each(Store._after_fork_in_child),
-    )
+_stores = at_fork(
+    before=Store._before_fork,
+    after_in_parent=Store._after_fork_in_parent,
+    after_in_child=Store._after_fork_in_child,
+)

@@ -8,10 +8,8 @@ would deadlock the host's thread.
 
 from __future__ import annotations
 
-import os
 import threading
 import time
-import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
@@ -32,6 +30,7 @@ from faultlens.counts import (
 )
 from faultlens.exposition.families import families
 from faultlens.failure import Failure, Kind, Role
+from faultlens.forks import at_fork
 
 __all__ = ["CLASS_LIMIT", "CODE_LIMIT", "OTHER", "WORKER_LIMIT", "Counters", "Keeper"]
 
@@ -211,14 +210,9 @@ class Counters:
         return families({**self._counts, **dropped}, self.info)
 
 
-_instances: weakref.WeakSet[Counters] = weakref.WeakSet()
+def _new_lock(counters: Counters) -> None:
+    # The thread that holds the old one may not exist in the child.
+    counters._lock = threading.RLock()
 
 
-def _new_locks() -> None:
-    """In a forked child: the thread that holds a lock may not exist there."""
-    for counters in _instances:
-        counters._lock = threading.RLock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_new_locks)
+_instances = at_fork(after_in_child=_new_lock)
