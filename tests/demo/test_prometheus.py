@@ -2,33 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
-import shutil
-import signal
-import socket
-import subprocess
-import sys
 import textwrap
-import time
-import urllib.parse
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from faultlens import endpoint
 from faultlens.demo import workload
-from faultlens.demo.scrape import Scrape, parse
-from tests import children
+from faultlens.demo.scrape import Scrape
+from tests.servers import Prometheus, needs, prometheus, running
 
-pytestmark = pytest.mark.skipif(
-    shutil.which("prometheus") is None and "CI" not in os.environ,
-    reason="prometheus is not on PATH",
-)
+pytestmark = needs("prometheus")
 
 CONFIG = """
 global:
@@ -60,121 +45,6 @@ FLYTE_CARRIERS = {
 }
 
 
-class Program:
-    """A process with faultlens on, which goes on until its stdin closes."""
-
-    def __init__(self, process: subprocess.Popen[str]) -> None:
-        self.process = process
-        self.target = self.line_with("faultlens serves").split("//")[1].split("/")[0]
-
-    def line_with(self, text: str) -> str:
-        """Read on until a line has this text."""
-        assert self.process.stdout is not None
-        line = next((line for line in self.process.stdout if text in line), None)
-        assert line is not None, f"it ended without saying {text!r}"
-        return line
-
-    def tell(self, line: str) -> None:
-        assert self.process.stdin is not None
-        print(line, file=self.process.stdin, flush=True)
-
-    def scrape(self) -> Scrape:
-        return parse(endpoint.fetch(f"http://{self.target}/metrics"))
-
-
-@contextlib.contextmanager
-def running(*args: str) -> Iterator[Program]:
-    with subprocess.Popen(
-        [sys.executable, *args],
-        env=children.environment({"FAULTLENS_WORKER": None}),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    ) as process:
-        try:
-            yield Program(process)
-        finally:
-            process.kill()
-
-
-class Prometheus:
-    """A Prometheus that scrapes one target, with a storage of its own."""
-
-    def __init__(self, port: int) -> None:
-        self.url = f"http://127.0.0.1:{port}"
-
-    def ready(self) -> bool:
-        try:
-            endpoint.fetch(f"{self.url}/-/ready")
-        except OSError:
-            return False
-        return True
-
-    def query(self, expression: str) -> list[tuple[dict[str, str], float]]:
-        """The samples of an instant vector: labels and value."""
-        parameters = urllib.parse.urlencode({"query": expression})
-        answer: Any = json.loads(endpoint.fetch(f"{self.url}/api/v1/query?{parameters}"))
-        assert answer["status"] == "success", answer
-        return [(s["metric"], float(s["value"][1])) for s in answer["data"]["result"]]
-
-    def by(self, labels: Sequence[str], expression: str) -> dict[tuple[str, ...], float]:
-        """The values of `sum by (labels) (expression)`."""
-        samples = self.query(f"sum by ({', '.join(labels)}) ({expression})")
-        return {tuple(metric.get(label, "") for label in labels): v for metric, v in samples}
-
-    def wait_for(self, expression: str) -> None:
-        """Wait until the expression gives something."""
-        until(lambda: bool(self.query(expression)), expression)
-
-    def wait_for_scrape(self) -> None:
-        """Wait for a scrape that begins after this call."""
-        self.wait_for(f"timestamp(up) > {time.time()}")
-
-
-def until(condition: Callable[[], bool], what: str) -> None:
-    """Wait for something that will be, but not for ever."""
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline, f"waited in vain for {what}"
-        time.sleep(0.1)
-
-
-@contextlib.contextmanager
-def prometheus(directory: Path, target: str) -> Iterator[Prometheus]:
-    """Prometheus, scraping `target`; afterwards it is gone."""
-    config = directory / "prometheus.yml"
-    config.write_text(CONFIG.format(target=target))
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    log = directory / "prometheus.log"
-    with (
-        log.open("w") as output,
-        subprocess.Popen(
-            [
-                "prometheus",
-                f"--config.file={config}",
-                f"--storage.tsdb.path={directory / 'data'}",
-                f"--web.listen-address=127.0.0.1:{port}",
-            ],
-            cwd=directory,
-            stdout=output,
-            stderr=output,
-        ) as process,
-    ):
-        try:
-            server = Prometheus(port)
-            until(lambda: process.poll() is not None or server.ready(), "Prometheus")
-            assert process.poll() is None, log.read_text()
-            yield server
-        finally:
-            process.send_signal(signal.SIGTERM)
-            try:
-                process.wait(30)
-            except subprocess.TimeoutExpired:
-                process.kill()
-
-
 @pytest.fixture(scope="module")
 def examples(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Prometheus, Scrape]]:
     """Prometheus after one round of both examples, and what their /metrics says itself."""
@@ -182,7 +52,10 @@ def examples(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Prometh
     pytest.importorskip("durable_workflow")
     args = ("-m", "faultlens.demo.workload", "--until-stdin-closes", "--rounds", "1")
     directory = tmp_path_factory.mktemp("prometheus")
-    with running(*args, "--pause", "0") as program, prometheus(directory, program.target) as server:
+    with (
+        running(*args, "--pause", "0") as program,
+        prometheus(directory, CONFIG.format(target=program.target)) as server,
+    ):
         program.line_with(workload.DONE)
         server.wait_for_scrape()
         yield server, program.scrape()
@@ -275,7 +148,7 @@ def test_the_first_failure_is_an_increase(tmp_path: Path) -> None:
     series = 'faultlens_failures_total{class="flyte.errors.RuntimeSystemError"}'
     with running("-c", textwrap.dedent(program)) as flyte:
         flyte.line_with("imported")
-        with prometheus(tmp_path, flyte.target) as server:
+        with prometheus(tmp_path, CONFIG.format(target=flyte.target)) as server:
             server.wait_for(f"{series} == 0")
             for _ in range(3):
                 flyte.tell("Unavailable")

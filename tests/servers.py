@@ -1,0 +1,159 @@
+"""The servers that tests run: on loopback, on free ports, and gone afterwards."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.parse
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from faultlens import endpoint
+from faultlens.demo.scrape import Scrape, parse
+from tests import children
+
+
+def needs(tool: str) -> pytest.MarkDecorator:
+    """Skip where a tool is not on PATH; in CI, where it must be, fail."""
+    return pytest.mark.skipif(
+        shutil.which(tool) is None and "CI" not in os.environ, reason=f"{tool} is not on PATH"
+    )
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody has at this moment."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port: int = probe.getsockname()[1]
+    return port
+
+
+def until(condition: Callable[[], bool], what: str, seconds: float = 60) -> None:
+    """Wait for something that will be, but not for ever."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"waited in vain for {what}"
+        time.sleep(0.1)
+
+
+def answers(url: str) -> bool:
+    """Whether there is a page at `url`."""
+    try:
+        endpoint.fetch(url)
+    except OSError:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def serving(command: Sequence[str], url: str, directory: Path) -> Iterator[None]:
+    """Run a server whose page `url` says that it is ready; afterwards it is gone.
+
+    directory: where it runs and where its output goes, to a file of its name.
+    """
+    log = directory / f"{Path(command[0]).name}.log"
+    with (
+        log.open("w") as output,
+        subprocess.Popen(command, cwd=directory, stdout=output, stderr=output) as process,
+    ):
+        try:
+            until(lambda: process.poll() is not None or answers(url), command[0])
+            assert process.poll() is None, log.read_text()
+            yield
+        finally:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+class Program:
+    """A process with faultlens on, which goes on until its stdin closes."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+        self.target = self.line_with("faultlens serves").split("//")[1].split("/")[0]
+
+    def line_with(self, text: str) -> str:
+        """Read on until a line has this text."""
+        assert self.process.stdout is not None
+        line = next((line for line in self.process.stdout if text in line), None)
+        assert line is not None, f"it ended without saying {text!r}"
+        return line
+
+    def tell(self, line: str) -> None:
+        assert self.process.stdin is not None
+        print(line, file=self.process.stdin, flush=True)
+
+    def scrape(self) -> Scrape:
+        return parse(endpoint.fetch(f"http://{self.target}/metrics"))
+
+
+@contextlib.contextmanager
+def running(*args: str) -> Iterator[Program]:
+    with subprocess.Popen(
+        [sys.executable, *args],
+        env=children.environment({"FAULTLENS_WORKER": None}),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
+        try:
+            yield Program(process)
+        finally:
+            process.kill()
+
+
+class Prometheus:
+    """A running Prometheus."""
+
+    def __init__(self, port: int) -> None:
+        self.url = f"http://127.0.0.1:{port}"
+
+    def query(self, expression: str) -> list[tuple[dict[str, str], float]]:
+        """The samples of an instant vector: labels and value."""
+        parameters = urllib.parse.urlencode({"query": expression})
+        answer: Any = json.loads(endpoint.fetch(f"{self.url}/api/v1/query?{parameters}"))
+        assert answer["status"] == "success", answer
+        return [(s["metric"], float(s["value"][1])) for s in answer["data"]["result"]]
+
+    def by(self, labels: Sequence[str], expression: str) -> dict[tuple[str, ...], float]:
+        """The values of `sum by (labels) (expression)`."""
+        samples = self.query(f"sum by ({', '.join(labels)}) ({expression})")
+        return {tuple(metric.get(label, "") for label in labels): v for metric, v in samples}
+
+    def wait_for(self, expression: str) -> None:
+        """Wait until the expression gives something."""
+        until(lambda: bool(self.query(expression)), expression)
+
+    def wait_for_scrape(self) -> None:
+        """Wait for a scrape that begins after this call."""
+        self.wait_for(f"timestamp(up) > {time.time()}")
+
+
+@contextlib.contextmanager
+def prometheus(directory: Path, config: str, *flags: str) -> Iterator[Prometheus]:
+    """Prometheus, with a configuration and its storage in `directory`; afterwards it is gone."""
+    file = directory / "prometheus.yml"
+    file.write_text(config)
+    server = Prometheus(free_port())
+    command = [
+        "prometheus",
+        f"--config.file={file}",
+        f"--storage.tsdb.path={directory / 'data'}",
+        f"--web.listen-address={server.url.removeprefix('http://')}",
+        *flags,
+    ]
+    with serving(command, f"{server.url}/-/ready", directory):
+        yield server
