@@ -10,9 +10,11 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.parse
 from collections.abc import Callable, Iterator, Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +79,81 @@ def serving(command: Sequence[str], url: str, directory: Path) -> Iterator[None]
                 process.kill()
 
 
+class Receiver:
+    """Takes what is sent by OTLP/HTTP, uncompressed, and keeps it.
+
+    hang: answers nothing until `close`.
+    """
+
+    def __init__(self, hang: bool = False) -> None:
+        self.bodies: list[tuple[str, bytes]] = []
+        """What was sent: path and body."""
+        self._done = threading.Event()
+        receiver = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                receiver.bodies.append((self.path, body))
+                if hang:
+                    receiver._done.wait(60)
+                self.send_response(200)
+                self.end_headers()
+
+            def log_message(self, *args: Any) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def __enter__(self) -> Receiver:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._done.set()
+        self._server.shutdown()
+        self._server.server_close()
+
+    def counted(self, metric: str) -> dict[str, float]:
+        """For each process, by its ``service.instance.id``, what its latest counts add up to."""
+        from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
+            ExportMetricsServiceRequest,
+        )
+
+        found = {}
+        for path, body in list(self.bodies):
+            if path != "/v1/metrics":
+                continue
+            for resource in ExportMetricsServiceRequest.FromString(body).resource_metrics:
+                who = {a.key: a.value.string_value for a in resource.resource.attributes}
+                found[who["service.instance.id"]] = sum(
+                    point.as_int or point.as_double
+                    for scope in resource.scope_metrics
+                    for one in scope.metrics
+                    if one.name == metric
+                    for point in one.sum.data_points
+                )
+        return found
+
+    def events(self) -> list[dict[str, str]]:
+        """The attributes of all events on all spans."""
+        from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+            ExportTraceServiceRequest,
+        )
+
+        return [
+            {attribute.key: attribute.value.string_value for attribute in event.attributes}
+            for path, body in list(self.bodies)
+            if path == "/v1/traces"
+            for resource in ExportTraceServiceRequest.FromString(body).resource_spans
+            for scope in resource.scope_spans
+            for span in scope.spans
+            for event in span.events
+        ]
+
+
 class Program:
     """A process with faultlens on, which goes on until its stdin closes."""
 
@@ -116,7 +193,7 @@ def running(*args: str) -> Iterator[Program]:
 
 
 class Prometheus:
-    """A running Prometheus."""
+    """A running Prometheus, or what has its interface."""
 
     def __init__(self, port: int) -> None:
         self.url = f"http://127.0.0.1:{port}"
@@ -140,6 +217,20 @@ class Prometheus:
     def wait_for_scrape(self) -> None:
         """Wait for a scrape that begins after this call."""
         self.wait_for(f"timestamp(up) > {time.time()}")
+
+
+@contextlib.contextmanager
+def victoria_metrics(directory: Path) -> Iterator[Prometheus]:
+    """VictoriaMetrics, which takes OTLP/HTTP and answers PromQL; afterwards it is gone."""
+    server = Prometheus(free_port())
+    command = [
+        "victoria-metrics",
+        f"-storageDataPath={directory / 'data'}",
+        f"-httpListenAddr={server.url.removeprefix('http://')}",
+        "-search.latencyOffset=0s",  # what was taken can be asked for at once
+    ]
+    with serving(command, f"{server.url}/health", directory):
+        yield server
 
 
 @contextlib.contextmanager

@@ -390,6 +390,29 @@ class TestSpans:
         assert "nowhere: OTEL_SDK_DISABLED=true" in spans[1]
 
 
+class TestCounters:
+    def test_nothing_is_said_where_they_do_not_go_by_opentelemetry(self) -> None:
+        assert doctor(env={"OTEL_METRICS_EXPORTER": "none"}).of("counters") == []
+
+    def test_says_where_they_go(self) -> None:
+        (counters,) = doctor(env={"OTEL_METRICS_EXPORTER": "console"}).of("counters")
+
+        assert counters == ("ok", "sent by console where the program has no meter provider")
+
+    def test_an_exporter_that_is_not_installed(self) -> None:
+        report = doctor(env={"OTEL_METRICS_EXPORTER": "pigeon"})
+
+        assert report.failed() == ["counters"]
+        assert "'pigeon'" in report.of("counters")[1][1]
+
+    def test_a_disabled_sdk_sends_none(self) -> None:
+        env = {"OTEL_METRICS_EXPORTER": "console", "OTEL_SDK_DISABLED": "true"}
+
+        (counters,) = doctor(env=env).of("counters")
+
+        assert counters == ("ok", "on /metrics only: OTEL_SDK_DISABLED=true")
+
+
 class TestVariables:
     def test_a_value_that_cannot_be_used(self) -> None:
         report = doctor(env={"OTEL_EXPORTER_PROMETHEUS_PORT": "http"})

@@ -15,6 +15,7 @@ __all__ = [
     "Series",
     "Trace",
     "add",
+    "less",
     "raise_to",
     "total",
 ]
@@ -67,6 +68,11 @@ def add(counts: Counts, more: Mapping[Series, Count]) -> None:
     counts.update({series: total(counts.get(series), count) for series, count in more.items()})
 
 
+def less(counts: Mapping[Series, Count], before: Mapping[Series, Count]) -> Counts:
+    """What of `counts` came after `before`; all series stay."""
+    return {series: _less(count, before.get(series)) for series, count in counts.items()}
+
+
 def raise_to(counts: Counts, least: Mapping[Series, Count]) -> Counts:
     """Have `counts` be nowhere below `least`; returns what had to be raised."""
     raised = {
@@ -84,3 +90,8 @@ def total(count: Count | None, more: Count) -> Count:
         return more
     number, trace = count.number + more.number, more.trace or count.trace
     return Count(number, count.born, more.last or count.last, trace)
+
+
+def _less(count: Count, before: Count | None) -> Count:
+    number = count.number - (before.number if before is not None else 0)
+    return count._replace(number=number) if number else Count(0)

@@ -30,6 +30,7 @@ from faultlens.classes import load_sdks
 from faultlens.exposition.store import Store
 from faultlens.sdks import ERRORS_MODULES, Sdk
 from faultlens.settings import VARIABLES, Settings
+from faultlens.sinks import exporters
 
 __all__ = ["Check", "Mark", "examine"]
 
@@ -82,6 +83,7 @@ def _checks(enabled: bool, record: bool) -> Iterator[Check]:
     yield _store(store)
     yield _metrics(settings, store)
     yield from _spans(settings)
+    yield from _counters(settings)
     yield from _variables()
     if record:
         yield from _record(sdks)
@@ -286,10 +288,8 @@ def _opentelemetry_reader() -> Check:
 
 def _spans(settings: Settings) -> Iterator[Check]:
     yield Check(Mark.OK, "spans", f"on the current span; where there is none, {_own(settings)}")
-    from faultlens.sinks.spans import Spans
-
     with _warnings() as warnings:
-        Spans(settings, faultlens.__version__).stop()
+        exporters.load("traces", settings)
     for warning in warnings:
         yield Check(Mark.FAIL, "spans", warning)
 
@@ -300,13 +300,29 @@ def _own(settings: Settings) -> str:
     provider = trace.get_tracer_provider() if trace is not None else None
     if provider is not None and not isinstance(provider, trace.ProxyTracerProvider):
         return f"on one of its own, by this process's {type(provider).__name__}"
-    if os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
+    if settings.otel_disabled:
         return "nowhere: OTEL_SDK_DISABLED=true"
-    exporters = [name for name in settings.traces_exporters if name != "none"]
-    if not exporters:
+    names = exporters.named("traces", settings)
+    if not names:
         return "by the program's tracer provider, if it has one"
     to = f" to {_without_password(settings.otlp_endpoint)}" if settings.otlp_endpoint else ""
-    return f"on one of its own, sent by {', '.join(exporters)}{to}"
+    return f"on one of its own, sent by {', '.join(names)}{to}"
+
+
+def _counters(settings: Settings) -> Iterator[Check]:
+    """Where they go by OpenTelemetry, if anywhere."""
+    names = exporters.named("metrics", settings)
+    if not names:
+        return
+    if settings.otel_disabled:
+        yield Check(Mark.OK, "counters", "on /metrics only: OTEL_SDK_DISABLED=true")
+        return
+    text = f"sent by {', '.join(names)} where the program has no meter provider"
+    yield Check(Mark.OK, "counters", text)
+    with _warnings() as warnings:
+        exporters.load("metrics", settings)
+    for warning in warnings:
+        yield Check(Mark.FAIL, "counters", warning)
 
 
 # What is set?

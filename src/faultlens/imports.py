@@ -32,6 +32,7 @@ WATCHED = frozenset(
         "durable_workflow.testing",
         "durable_workflow.worker",
         "durable_workflow.workflow",
+        "opentelemetry.sdk.metrics",
         "opentelemetry.sdk.trace",
         "opentelemetry.exporter.prometheus",
     }

@@ -27,7 +27,9 @@ from faultlens.hook import Hook
 from faultlens.identity import IdentityMap
 from faultlens.sdks import ERRORS_MODULES, Sdk, adapter_for
 from faultlens.settings import Settings, StorePath
+from faultlens.sinks import exporters
 from faultlens.sinks.counters import Counters
+from faultlens.sinks.instruments import Instruments
 from faultlens.sinks.log import debug_log
 from faultlens.sinks.spans import Spans
 
@@ -41,6 +43,7 @@ _log = logging.getLogger("faultlens")
 _lock = threading.RLock()
 _running: Pipeline | None = None
 _counters = Counters()
+_instruments = Instruments(_counters, __version__)
 
 
 def imported(module: ModuleType) -> None:
@@ -48,7 +51,7 @@ def imported(module: ModuleType) -> None:
     global _running
     with _lock:
         if _running is None and module.__name__ in ERRORS_MODULES:
-            _running = Pipeline(settings.load(), _counters)
+            _running = Pipeline(settings.load(), _counters, _instruments)
             for earlier in imports.already_imported():
                 _running.adjust_to(earlier)
             _running.adjust_to(module)
@@ -75,15 +78,18 @@ class Pipeline:
     """Records the exceptions of every SDK it is told of, until `stop`.
 
     counters: where the counts are kept; they stay there.
+    instruments: what gives them to OpenTelemetry.
     """
 
-    def __init__(self, settings: Settings, counters: Counters) -> None:
+    def __init__(self, settings: Settings, counters: Counters, instruments: Instruments) -> None:
         self.settings = settings
         self.counters = counters
+        self.instruments = instruments
         self.overrides = rules.load(settings.rules)
         self.seen: IdentityMap[Failure] = IdentityMap()
         self.sdks: dict[str, Sdk] = {}
-        self.spans = Spans(settings, __version__)
+        self.flusher = exporters.Flusher(settings.flush_seconds, settings.metrics_seconds)
+        self.spans = Spans(settings, __version__, self.flusher)
         self.log = debug_log() if settings.debug else _no_log
         self.hook = Hook(self._record, self._dropped)
         self.store = _open_store(settings.store, lambda: counters.drop("store_error"))
@@ -91,6 +97,7 @@ class Pipeline:
         self.server: MetricsServer | None = None
         self._registry = _register(self)
         self._served_elsewhere = "prometheus" in settings.metrics_exporters
+        self.instruments.start(self.hook.poll, exporters.load("metrics", settings), self.flusher)
         self._sdk_of_root: dict[int, Sdk] = {}  # by id: a metaclass of the user's may break hashing
         self._hooked: set[tuple[str, str]] = set()  # SDK and module
         self._undo: list[Callable[[], None]] = []
@@ -122,6 +129,9 @@ class Pipeline:
             # The app's own reader serves the registry that our counters are in, often on our port.
             self._served_elsewhere = True
             self._stop_serving()
+        undo = self.instruments.adjust_to(module)
+        if undo is not None:
+            self._undo.append(undo)
         for sdk in self.sdks.values():
             self._hook_into(sdk, module)
 
@@ -153,6 +163,8 @@ class Pipeline:
         for undo in reversed(self._undo):
             undo()
         self.spans.stop()
+        self.flusher.shut_down()
+        self.instruments.stop()
         self._stop_serving()
         self._registry.unregister(self)
         atexit.unregister(self._finish)
@@ -266,6 +278,7 @@ class Pipeline:
                 self.server.resume()
             self.log(failure, exc, frame)
             self.spans.record(failure, exc, frame, span, keep)
+            self.flusher.flush()
         except BaseException as error:
             if guard.of_a_signal(error):
                 return error

@@ -7,6 +7,7 @@ and what happens now; the default takes its place.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import socket
 from collections.abc import Callable, Mapping
@@ -43,7 +44,13 @@ class Settings:
     metrics_exporters: tuple[str, ...]
     traces_exporters: tuple[str, ...]
     otlp_endpoint: str
-    otlp_protocol: str
+    traces_protocol: str
+    metrics_protocol: str
+    metrics_seconds: float
+    """How often counts are sent to `metrics_exporters`."""
+    flush_seconds: float
+    """How long a collector that does not answer may hold the program up."""
+    otel_disabled: bool
     messages: bool
     stacktraces: bool
     store: StorePath | None
@@ -73,6 +80,19 @@ def _port(value: str) -> int:
     if not 0 <= port <= 65535:
         raise ValueError("expected a number from 0 (any free port) to 65535")
     return port
+
+
+def _number(least: float, most: float) -> Callable[[str], float]:
+    def parse(value: str) -> float:
+        try:
+            number = float(value)
+        except ValueError:
+            number = math.nan
+        if not least <= number <= most:  # which no NaN is
+            raise ValueError(f"expected a number from {least:g} to {most:g}")
+        return number
+
+    return parse
 
 
 def store_path(value: str) -> StorePath | None:
@@ -137,13 +157,26 @@ VARIABLES = (
     Variable("FAULTLENS_DEBUG", "0", "1: a line on stderr for each raise: what and why.", _flag),
     Variable("FAULTLENS_MESSAGES", "1", "0: no exception messages on span events.", _flag),
     Variable("FAULTLENS_STACKTRACES", "1", "0: no stack traces on span events.", _flag),
+    Variable(
+        "FAULTLENS_FLUSH_SECONDS",
+        "2",
+        "How long a collector that does not answer may hold the program up, in all.",
+        _number(0, 60),
+    ),
     Variable("OTEL_EXPORTER_PROMETHEUS_HOST", "localhost", "Where /metrics is served."),
     Variable("OTEL_EXPORTER_PROMETHEUS_PORT", "9464", "Its port; 0 for any free one.", _port),
     Variable(
         "OTEL_METRICS_EXPORTER",
         "",
-        "If it names prometheus, OpenTelemetry serves our counters and faultlens opens no port.",
+        "Where counters go by OpenTelemetry in a program without a meter provider. If it names "
+        "prometheus, OpenTelemetry serves them and faultlens opens no port.",
         _names,
+    ),
+    Variable(
+        "OTEL_METRIC_EXPORT_INTERVAL",
+        "60000",
+        "How often they are sent there, in milliseconds; at a failure at once.",
+        _number(1, 86_400_000),
     ),
     Variable(
         "OTEL_TRACES_EXPORTER",
@@ -153,8 +186,9 @@ VARIABLES = (
     ),
     Variable("OTEL_EXPORTER_OTLP_ENDPOINT", "", "The same as otlp, if that variable is unset."),
     Variable("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "", "The same, for spans only."),
-    Variable("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf", "The OTLP flavour of those spans."),
+    Variable("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf", "The OTLP flavour of all that."),
     Variable("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "", "The same, for spans only."),
+    Variable("OTEL_EXPORTER_OTLP_METRICS_PROTOCOL", "", "The same, for counters only."),
     Variable(
         "OTEL_RESOURCE_ATTRIBUTES",
         "",
@@ -163,6 +197,12 @@ VARIABLES = (
     ),
     Variable("K8S_NODE_NAME", "", "The worker after those, from the downward API."),
     Variable("NODE_NAME", "", "The same."),
+    Variable(
+        "OTEL_SDK_DISABLED",
+        "false",
+        "true: no span events and nothing by OpenTelemetry; /metrics stays.",
+        lambda value: value.strip().lower() == "true",  # all else is false, as specified
+    ),
 )
 
 
@@ -170,6 +210,7 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
     """Read the table. Logs one warning for each value that cannot be used; never raises."""
     value = {variable.name: _read(variable, environ) for variable in VARIABLES}
     otlp = value["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"] or value["OTEL_EXPORTER_OTLP_ENDPOINT"]
+    protocol = value["OTEL_EXPORTER_OTLP_PROTOCOL"]
     resource = value["OTEL_RESOURCE_ATTRIBUTES"]
     return Settings(
         host=value["OTEL_EXPORTER_PROMETHEUS_HOST"] or "localhost",
@@ -177,8 +218,11 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
         metrics_exporters=value["OTEL_METRICS_EXPORTER"],
         traces_exporters=value["OTEL_TRACES_EXPORTER"] or (("otlp",) if otlp else ()),
         otlp_endpoint=otlp,
-        otlp_protocol=value["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"]
-        or value["OTEL_EXPORTER_OTLP_PROTOCOL"],
+        traces_protocol=value["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"] or protocol,
+        metrics_protocol=value["OTEL_EXPORTER_OTLP_METRICS_PROTOCOL"] or protocol,
+        metrics_seconds=value["OTEL_METRIC_EXPORT_INTERVAL"] / 1000,
+        flush_seconds=value["FAULTLENS_FLUSH_SECONDS"],
+        otel_disabled=value["OTEL_SDK_DISABLED"],
         messages=value["FAULTLENS_MESSAGES"],
         stacktraces=value["FAULTLENS_STACKTRACES"],
         store=value["FAULTLENS_STORE"],

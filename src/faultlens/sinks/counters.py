@@ -84,6 +84,8 @@ class Counters:
         self._counts: Counts = {}
         # Plain numbers, since at the recursion limit there is room for little more.
         self._dropped = dict.fromkeys(DROP_REASONS, 0)
+        self.inherited: Counts = {}
+        """What the process had counted that this one was forked from."""
         self._known: dict[str, set[str]] = {"class": set(), "worker": set(), "code": set()}
         # Serialises writers only; readers copy the dictionary, which is atomic. Re-entrant, since a
         # finalizer may count a drop while this thread counts.
@@ -153,6 +155,14 @@ class Counters:
             except RecursionError:
                 pass  # here it is told
 
+    def since(self, before: Counts) -> Counts:
+        """What was counted after `before`."""
+        dropped = {
+            Series(DROPPED, detail=reason): Count(number)
+            for reason, number in dict(self._dropped).items()
+        }
+        return counts.less({**self._counts, **dropped}, before)
+
     def _keeper_lock(self) -> AbstractContextManager[Any]:
         return self._lock if self._keeper is None else self._keeper.lock
 
@@ -202,17 +212,12 @@ class Counters:
         return list(families({}, {}))
 
     def collect(self) -> Iterator[Metric]:
-        """The metrics with the counts as they are now."""
-        dropped = {
-            Series(DROPPED, detail=reason): Count(number)
-            for reason, number in dict(self._dropped).items()
-        }
-        return families({**self._counts, **dropped}, self.info)
+        """The metrics with the counts of this process as they are now."""
+        return families(self.since(self.inherited), self.info)
+
+    def _after_fork(self) -> None:
+        self._lock = threading.RLock()  # the thread that holds the old one may not be there
+        self.inherited = self.since({})
 
 
-def _new_lock(counters: Counters) -> None:
-    # The thread that holds the old one may not exist in the child.
-    counters._lock = threading.RLock()
-
-
-_instances = at_fork(after_in_child=_new_lock)
+_instances = at_fork(after_in_child=Counters._after_fork)

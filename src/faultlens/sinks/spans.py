@@ -11,11 +11,7 @@ exception.
 
 from __future__ import annotations
 
-import atexit
-import importlib
-import logging
 import sys
-import threading
 from collections.abc import Callable, Mapping
 from itertools import islice
 from types import FrameType, ModuleType
@@ -25,31 +21,32 @@ from faultlens import guard
 from faultlens.failure import Failure
 from faultlens.identity import IdentityMap
 from faultlens.settings import Settings
+from faultlens.sinks.exporters import Flusher, load
 
 __all__ = ["Spans"]
-
-_log = logging.getLogger("faultlens")
 
 MESSAGE_LIMIT = 4096
 """The longest exception.message, in characters."""
 FRAME_LIMIT = 64
 """The most frames of an exception.stacktrace: the innermost."""
-FLUSH_SECONDS = 2.0
-"""How long a dead collector may hold up the process's exit."""
 
 Span = Any  # opentelemetry.trace.Span, which must not be imported here
 
 
 class Spans:
-    """Writes each failure as one event, once per span."""
+    """Writes each failure as one event, once per span.
 
-    def __init__(self, settings: Settings, version: str) -> None:
+    flusher: sends what is on spans of our own, in a program without a tracer provider.
+    """
+
+    def __init__(self, settings: Settings, version: str, flusher: Flusher) -> None:
         self._settings = settings
         self._version = version
         # The exceptions that have an event: our attributes, and the ids of the spans that have it.
         self._recorded: IdentityMap[tuple[dict[str, str], set[int]]] = IdentityMap()
-        self._exporters = [] if _disabled() else _load_exporters(settings)
-        self._own: _OwnProvider | None = None
+        self._exporters = load("traces", settings)
+        self._own: Any = None
+        self._flusher = flusher
         self._restore: Callable[[], None] | None = None
 
     def current(self) -> Span | None:
@@ -140,8 +137,9 @@ class Spans:
             if not isinstance(provider, trace.ProxyTracerProvider):
                 return provider.get_tracer("faultlens", self._version)
         if self._own is None and self._exporters:
-            self._own = _OwnProvider(self._exporters)
-        return self._own and self._own.provider.get_tracer("faultlens", self._version)
+            self._own = _provider(self._exporters)
+            self._flusher.add(self._own.force_flush, self._own.shutdown)
+        return self._own and self._own.get_tracer("faultlens", self._version)
 
     # One event per exception per span.
 
@@ -186,13 +184,10 @@ class Spans:
         self._restore = restore
 
     def stop(self) -> None:
-        """Undo `hook_into` and shut our own provider down."""
+        """Undo `hook_into`."""
         if self._restore is not None:
             self._restore()
             self._restore = None
-        if self._own is not None:
-            self._own.shut_down()
-            self._own = None
 
 
 def _within_opentelemetry(frame: FrameType | None) -> bool:
@@ -234,60 +229,12 @@ def _stack(exc: BaseException, frame: FrameType | None) -> str:
     return "Traceback (most recent call last):\n" + "".join(lines)
 
 
-def _disabled() -> bool:
-    import os
+def _provider(exporters: list[Callable[[], Any]]) -> Any:
+    """A tracer provider of our own."""
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
-    return os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
-
-
-def _load_exporters(settings: Settings) -> list[Callable[[], Any]]:
-    """The exporter classes the environment names, imported now: a raise is no place for imports."""
-    names = [name for name in settings.traces_exporters if name != "none"]
-    if not names:
-        return []
-    from importlib.metadata import entry_points
-
-    importlib.import_module("opentelemetry.sdk.trace.export")
-    found = {entry.name: entry for entry in entry_points(group="opentelemetry_traces_exporter")}
-    exporters = []
-    for name in names:
-        flavour = {"grpc": "otlp_proto_grpc"}.get(settings.otlp_protocol, "otlp_proto_http")
-        entry = found.get(flavour if name == "otlp" else name) or found.get(name)
-        try:
-            if entry is None:
-                raise ImportError(f"no installed package provides the exporter {name!r}")
-            exporters.append(entry.load())
-        except Exception as error:
-            _log.warning(
-                "OTEL_TRACES_EXPORTER=%s: %s; faultlens sends no spans of its own to it. "
-                "For otlp: pip install opentelemetry-exporter-otlp-proto-http.",
-                name,
-                error,
-            )
-    return exporters
-
-
-class _OwnProvider:
-    """A tracer provider of our own; holds up the exit for `FLUSH_SECONDS` at the most."""
-
-    def __init__(self, exporters: list[Callable[[], Any]]) -> None:
-        from opentelemetry.sdk.trace import TracerProvider
-        from opentelemetry.sdk.trace.export import BatchSpanProcessor
-
-        self.provider = TracerProvider(shutdown_on_exit=False)  # its own has no time limit
-        for exporter in exporters:
-            self.provider.add_span_processor(BatchSpanProcessor(exporter()))
-        # Started now: an interpreter that is shutting down starts no thread any more.
-        self._exit = threading.Event()
-        self._flusher = threading.Thread(target=self._flush, name="faultlens-flush", daemon=True)
-        self._flusher.start()
-        atexit.register(self.shut_down)
-
-    def shut_down(self) -> None:
-        atexit.unregister(self.shut_down)
-        self._exit.set()
-        self._flusher.join(FLUSH_SECONDS)
-
-    def _flush(self) -> None:
-        self._exit.wait()
-        self.provider.shutdown()
+    provider = TracerProvider(shutdown_on_exit=False)  # its own has no time limit
+    for exporter in exporters:
+        provider.add_span_processor(BatchSpanProcessor(exporter()))
+    return provider

@@ -1,0 +1,141 @@
+"""What our own providers hold is sent at a failure, and nobody is held up for long by it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from faultlens.sinks.exporters import Flusher
+from tests import children
+from tests.servers import Receiver, until
+from tests.sinks.test_instruments import PROGRAM, needs_otlp, otlp
+
+
+class Sender:
+    """A sender of something: notes that it was called, and may hang, be slow, or fail."""
+
+    def __init__(self, seconds: float = 0, error: Exception | None = None) -> None:
+        self.calls = 0
+        self.ended = 0
+        self.seconds = seconds
+        self.error = error
+        self.let_go = threading.Event()
+
+    def send(self) -> None:
+        self.calls += 1
+        self.let_go.wait(self.seconds)
+        if self.error is not None:
+            raise self.error
+
+    def end(self) -> None:
+        self.ended += 1
+
+
+@pytest.fixture
+def sender() -> Iterator[Sender]:
+    sender = Sender()
+    yield sender
+    sender.let_go.set()
+
+
+def flusher(*senders: Sender, seconds: float = 30, interval: float = 3600) -> Flusher:
+    made = Flusher(seconds, interval)
+    for sender in senders:
+        made.add(sender.send, sender.end)
+    return made
+
+
+def test_it_is_sent_when_flush_returns(sender: Sender) -> None:
+    sending = flusher(sender)
+    sending.flush()
+    assert sender.calls == 1
+    sending.flush()
+    assert sender.calls == 2
+    sending.shut_down()
+
+
+def test_the_end_sends_once_more_and_only_once(sender: Sender) -> None:
+    sending = flusher(sender)
+    for _ in range(3):
+        sending.shut_down()
+        sending.flush()
+    assert (sender.calls, sender.ended) == (1, 1)
+
+
+def test_without_anything_to_send_there_is_no_thread() -> None:
+    before = threading.active_count()
+    sending = flusher()
+    sending.flush()
+    sending.shut_down()
+    assert threading.active_count() == before
+
+
+def test_it_sends_from_time_to_time_without_a_failure(sender: Sender) -> None:
+    sending = flusher(sender, interval=0.01)
+    until(lambda: sender.calls > 2, "three times")
+    sending.shut_down()
+
+
+def test_one_that_fails_does_not_keep_another_from_being_sent(sender: Sender) -> None:
+    sending = flusher(Sender(error=OSError("down")), sender)
+    sending.flush()
+    sending.flush()
+    assert sender.calls == 2
+    sending.shut_down()
+
+
+def test_one_that_hangs_is_waited_for_once_in_all(sender: Sender) -> None:
+    sender.seconds = 300
+    sending = flusher(sender, seconds=0.1)
+    start = time.monotonic()
+    for _ in range(1000):
+        sending.flush()
+    sending.shut_down()
+    assert time.monotonic() - start < 60  # each wait would be 0.1 s
+    assert (sender.calls, sender.ended) == (1, 0)
+
+
+def test_failures_that_go_on_stop_waiting_for_one_that_is_slow(sender: Sender) -> None:
+    sender.seconds = 0.02
+    sending = flusher(sender, seconds=0.1)
+    for _ in range(100):
+        sending.flush()
+    assert 0 < sender.calls <= 5
+    sending.shut_down()  # which waits, for it has always answered
+    assert sender.ended == 1
+
+
+def test_with_0_seconds_nothing_is_waited_for(sender: Sender) -> None:
+    sender.seconds = 300
+    sending = flusher(sender, seconds=0)
+    sending.flush()
+    assert sender.calls == 0
+    sending.shut_down()
+
+
+FAILS = f"{PROGRAM}\nfail(3)\nprint('caught')"
+
+
+@needs_otlp
+@pytest.mark.parametrize("collector", ["dead", "hanging"])
+def test_a_collector_that_does_not_answer_changes_nothing_for_the_program(collector: str) -> None:
+    with Receiver(hang=True) as receiver:
+        url = receiver.url if collector == "hanging" else "http://127.0.0.1:9"
+        done = children.run(FAILS, env=otlp(url, FAULTLENS_FLUSH_SECONDS="0.2"))
+        # It has ended while the collector was still hanging.
+        assert bool(receiver.bodies) == (collector == "hanging")
+    assert done.stdout == "caught\n"
+
+
+@needs_otlp
+@pytest.mark.parametrize("end", ["os._exit(0)", "os.kill(os.getpid(), 9)", "pass"])
+def test_the_span_of_a_dying_process_is_sent_at_the_failure(end: str) -> None:
+    with Receiver() as receiver:
+        env = otlp(receiver.url, OTEL_METRICS_EXPORTER="none")
+        children.run(f"{PROGRAM}\nfail()\n{end}", env=env, check=False)
+        (event,) = receiver.events()
+    assert event["exception.type"] == "flyte.errors.OOMError"
+    assert event["faultlens.role"] == "origin"
