@@ -251,8 +251,13 @@ class TestWorker:
         assert worker[0] == "ok"
         assert worker[1].startswith(expected)
 
-    def test_a_pods_name_is_no_good_worker(self) -> None:
-        env = {"FAULTLENS_WORKER": None, "KUBERNETES_SERVICE_HOST": "10.0.0.1"}
+    @pytest.mark.parametrize("by", [None, f"service.instance.id={socket.gethostname()}"])
+    def test_a_pods_name_is_no_good_worker(self, by: str | None) -> None:
+        env = {
+            "FAULTLENS_WORKER": None,
+            "KUBERNETES_SERVICE_HOST": "10.0.0.1",
+            "OTEL_RESOURCE_ATTRIBUTES": by,
+        }
 
         (worker,) = doctor(env=env).of("worker")
 

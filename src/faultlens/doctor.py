@@ -14,6 +14,7 @@ import os
 import platform
 import re
 import site
+import socket
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -213,7 +214,8 @@ def _worker(settings: Settings) -> Check:
         return Check(Mark.OK, "worker", f"{settings.worker}, by FAULTLENS_WORKER")
     source = _source_of_fallback(settings.fallback_worker)
     text = f"{settings.fallback_worker} ({source}), where the SDK has no name of its own"
-    if source == "the host name" and "KUBERNETES_SERVICE_HOST" in os.environ:
+    pods = settings.fallback_worker == socket.gethostname()  # by whatever variable
+    if pods and "KUBERNETES_SERVICE_HOST" in os.environ:
         cure = "each pod makes new series. Set K8S_NODE_NAME by the downward API"
         return Check(Mark.WARN, "worker", f"{text}. That is the pod's: {cure}")
     return Check(Mark.OK, "worker", text)
