@@ -48,6 +48,7 @@ lint: .venv/lint/.done
 
 bench: .venv/lint/.done
 	.venv/lint/bin/python benchmarks/run.py
+	.venv/lint/bin/python benchmarks/store.py
 
 clean:
 	rm -rf .venv

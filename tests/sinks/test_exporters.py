@@ -108,6 +108,15 @@ def test_failures_that_go_on_stop_waiting_for_one_that_is_slow(sender: Sender) -
     assert sender.ended == 1
 
 
+def test_a_failure_within_a_sender_does_not_wait_for_itself(sender: Sender) -> None:
+    sending = flusher(sender, seconds=1)
+    sending.add(sending.flush, sender.end)
+    sending.flush()
+    sending.flush()  # there is patience left
+    assert sender.calls == 2
+    sending.shut_down()
+
+
 def test_with_0_seconds_nothing_is_waited_for(sender: Sender) -> None:
     sender.seconds = 300
     sending = flusher(sender, seconds=0)

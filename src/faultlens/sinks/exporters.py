@@ -93,7 +93,7 @@ class Flusher:
     def flush(self) -> None:
         """Send, and wait for it while there is patience left."""
         patience = self._seconds - self._waited
-        if not self._senders or patience <= 0:
+        if not self._senders or patience <= 0 or threading.current_thread() is self._thread:
             return
         self._start()
         sent = threading.Event()
