@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import threading
 import weakref
 from collections.abc import Callable
 from typing import TypeVar
 
-__all__ = ["at_fork"]
+__all__ = ["at_fork", "no_fork"]
 
 T = TypeVar("T")
+
+no_fork = threading.RLock()
+"""No other thread forks the process while this is held; what is done meanwhile must be short."""
 
 
 def at_fork(
@@ -33,6 +37,13 @@ def at_fork(
         "after_in_parent": after_in_parent,
         "after_in_child": after_in_child,
     }
-    if hasattr(os, "register_at_fork"):
-        os.register_at_fork(**{when: for_each(do) for when, do in wanted.items() if do is not None})
+    _register(**{when: for_each(do) for when, do in wanted.items() if do is not None})
     return objects
+
+
+def _register(**hooks: Callable[[], object]) -> None:
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(**hooks)
+
+
+_register(before=no_fork.acquire, after_in_parent=no_fork.release, after_in_child=no_fork.release)

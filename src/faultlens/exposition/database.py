@@ -23,7 +23,7 @@ from pathlib import Path
 
 from faultlens.counts import Count, Counts, Series, Trace
 
-__all__ = ["Database", "DatabaseError", "is_damage", "is_lock"]
+__all__ = ["Database", "DatabaseError", "is_closed", "is_damage", "is_lock"]
 
 _FILE = "counts.v1.db"
 """The name changes with the tables, so that versions of faultlens can share a directory."""
@@ -77,6 +77,11 @@ def is_damage(error: BaseException) -> bool:
 def is_lock(error: BaseException) -> bool:
     """Whether another process was not done with the database in time."""
     return isinstance(error, sqlite3.OperationalError) and "locked" in str(error)
+
+
+def is_closed(error: BaseException) -> bool:
+    """Whether the database was closed in the middle of its use, as a fork does."""
+    return isinstance(error, sqlite3.ProgrammingError)
 
 
 class Database:
@@ -140,7 +145,7 @@ class Database:
                 return
             self.close()
         if _of_a_parent:
-            raise DatabaseError("this process was forked without Python's knowing")
+            raise DatabaseError("this process was forked while its parent had the database open")
         self._check_directory()
         with self._locked():
             self._create()
@@ -193,7 +198,7 @@ class Database:
 
     def _opened(self) -> sqlite3.Connection:
         if self._connection is None:
-            raise DatabaseError(f"{self.path} is not open")
+            raise sqlite3.ProgrammingError(f"{self.path} is not open")
         return self._connection
 
     def _upsert(self, sql: str, counts: Counts) -> BaseException | None:
@@ -305,11 +310,13 @@ class Database:
                     time.sleep(0.002)
             yield
         finally:
+            fcntl.flock(handle, fcntl.LOCK_UN)  # a child that was forked meanwhile has it too
             os.close(handle)
 
 
 _of_a_parent: list[sqlite3.Connection] = []
-"""Open when this process was forked: by C code, `Store` closes them for Python's."""
+"""Open when this process was forked: by C code, since `Store` closes its own for Python's forks, or
+while another thread took too long."""
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

@@ -15,7 +15,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 from prometheus_client import CollectorRegistry, make_wsgi_app
 
 from faultlens import endpoint
-from faultlens.forks import at_fork
+from faultlens.forks import at_fork, no_fork
 
 __all__ = ["TAKE_OVER_SECONDS", "MetricsServer"]
 
@@ -107,7 +107,14 @@ class MetricsServer:
             server.server_close()
 
     def _bind(self) -> WSGIServer:
-        self._server = server = _bind(self.host, self._wanted, self._app)
+        family, _, _, _, address = socket.getaddrinfo(
+            self.host, self._wanted, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        server_class = type("_Server", (_Server,), {"address_family": family})
+        server: WSGIServer
+        with no_fork:  # a child would have a socket that nobody there knows of
+            self._server = server = server_class(address[:2], _Handler)
+        server.set_app(self._app)
         self.port = server.server_port
         _log.info("faultlens serves http://%s/metrics", endpoint.address(self.host, self.port))
         return server
@@ -164,16 +171,6 @@ class MetricsServer:
 _running = at_fork(after_in_child=MetricsServer._forget)
 
 
-def _bind(host: str, port: int, app: _WsgiApp) -> WSGIServer:
-    family, _, _, _, address = socket.getaddrinfo(
-        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-    )[0]
-    server_class = type("_Server", (_Server,), {"address_family": family})
-    server: WSGIServer = server_class(address[:2], _Handler)
-    server.set_app(app)
-    return server
-
-
 class _Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
 
@@ -190,6 +187,8 @@ class _Server(ThreadingMixIn, WSGIServer):
 
 class _Handler(WSGIRequestHandler):
     timeout = 30  # seconds; a silent client must not hold a thread for ever
+    # Buffered: with the head in pieces, one that a SIGKILL cuts off passes for an empty page.
+    wbufsize = -1
 
     def log_message(self, format: str, *args: Any) -> None:
         """Not a line on the host's stderr per scrape."""

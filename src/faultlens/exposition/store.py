@@ -16,7 +16,7 @@ from typing import TypeVar
 
 from faultlens import counts, guard
 from faultlens.counts import Counts
-from faultlens.exposition.database import Database, is_damage, is_lock
+from faultlens.exposition.database import Database, is_closed, is_damage, is_lock
 from faultlens.forks import at_fork
 from faultlens.settings import StorePath
 
@@ -47,6 +47,7 @@ class Store:
         self._failed = failed
         self.unsaved: Counts = {}
         """What is not written yet; changed under `lock`."""
+        self._writing: Counts = {}
         self._known: Counts = {}
         """No count in the database can be below these."""
         self._filled = ""
@@ -145,11 +146,12 @@ class Store:
             self._prepare()
             return use()
         except Exception as error:
-            if not is_damage(error):
+            if is_damage(error):
+                damage = f"{self._database.path} was damaged ({error}) and is replaced by a new one"
+                self._problems.append(damage)
+                counts.raise_to(self._known, self._database.set_aside())
+            elif not is_closed(error):  # by a signal handler that forked
                 raise
-            damage = f"{self._database.path} was damaged ({error}) and is replaced by a new one"
-        self._problems.append(damage)
-        counts.raise_to(self._known, self._database.set_aside())
         self._prepare()
         return use()
 
@@ -164,16 +166,16 @@ class Store:
     def _write(self) -> None:
         if not self.unsaved:  # another thread has written it meanwhile
             return
-        some, self.unsaved = self.unsaved, {}
+        self._writing, self.unsaved = self.unsaved, {}
         try:
-            interruption = self._database.add(some)
+            interruption = self._database.add(self._writing)
         except BaseException:
             if self.unsaved:  # by who interrupted
-                counts.add(some, self.unsaved)
-            self.unsaved = some
+                counts.add(self._writing, self.unsaved)
+            self.unsaved = self._writing
             raise
         self._database.wait(PATIENCE_SECONDS)
-        counts.add(self._known, some)
+        counts.add(self._known, self._writing)
         if interruption is not None:
             raise interruption
 
@@ -218,8 +220,9 @@ class Store:
 
     def _after_fork_in_child(self) -> None:
         self.lock = threading.RLock()
-        self._used = self._held = False
-        self.unsaved = {}  # the parent writes it
+        self._used = self._used and self._held  # by this thread, which a signal handler forked
+        self._held = False
+        self.unsaved, self._writing = {}, {}  # the parent writes it
         self._database.close()
 
 

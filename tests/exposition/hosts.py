@@ -1,0 +1,260 @@
+"""A host as the store's tests need it: real processes that share a store, and a scraper."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import urllib.error
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from faultlens import endpoint
+from faultlens.exposition.store import Store
+from faultlens.settings import StorePath
+from tests import children
+from tests.servers import free_port
+
+needs_proc = pytest.mark.skipif(
+    not Path("/proc/net/tcp").exists(), reason="no /proc that tells whose a socket is"
+)
+
+COMMON = """
+import os, signal, sys, threading, time
+from flyte.errors import RuntimeUserError as E
+
+def fail(times=1):
+    for _ in range(times):
+        try:
+            raise E("c", "m")
+        except E:
+            pass
+
+def ended(pid, seconds=20):
+    # The exit status of a child, or None if it had to be killed.
+    for _ in range(seconds * 100):
+        done, status = os.waitpid(pid, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.01)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    return None
+
+def child(work):
+    # Fork; the child does the work and ends at once, with a status that says whether it could.
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            work()
+            status = 0
+        finally:
+            os._exit(status)
+    return pid
+"""
+
+
+def program(source: str) -> str:
+    """A program of Flyte's, with what they all need in front."""
+    return COMMON + textwrap.dedent(source)
+
+
+class Host:
+    """One store and one port, which all processes with faultlens share."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.store = folder / "store"
+        self.log = folder / "stderr.log"
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}/metrics"
+        self.env: dict[str, str | None] = {
+            "FAULTLENS_STORE": str(self.store),
+            "OTEL_EXPORTER_PROMETHEUS_HOST": "127.0.0.1",
+            "OTEL_EXPORTER_PROMETHEUS_PORT": str(self.port),
+        }
+
+    def file(self, source: str, name: str = "program.py") -> Path:
+        """Write a program where it can be imported, as a spawned child does."""
+        path = self.folder / name
+        path.write_text(program(source))
+        return path
+
+    def run(self, source: str, *args: str, ends: int = 0) -> subprocess.CompletedProcess[str]:
+        """Run a program to its end.
+
+        ends: the status that it is to end with.
+        """
+        done = children.run(program(source), *args, env=self.env, check=False)
+        assert done.returncode == ends, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done
+
+    @contextlib.contextmanager
+    def running(self, source: str | Sequence[str], **env: str) -> Iterator[Running]:
+        """A program, or a command, that runs meanwhile; at the end its children are killed too."""
+        command = [sys.executable, "-c", source] if isinstance(source, str) else source
+        with (
+            self.log.open("a") as log,
+            subprocess.Popen(
+                command,
+                cwd=self.folder,
+                env=children.environment({**self.env, **env}),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                start_new_session=True,
+            ) as process,
+        ):
+
+            def kill() -> None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+
+            late = threading.Timer(120, kill)  # nobody waits for ever for what it does not say
+            late.start()
+            try:
+                yield Running(process)
+            finally:
+                late.cancel()
+                kill()
+
+    @contextlib.contextmanager
+    def serving(self) -> Iterator[Running]:
+        """``faultlens serve`` has the port."""
+        with self.running([sys.executable, "-m", "faultlens", "serve"]) as server:
+            assert self.url in server.hear()
+            yield server
+
+    def counted(self) -> dict[str, int]:
+        """What is in the store, by counter and without zeros: ``{"failures": 3}``."""
+        store = Store(StorePath(self.store, private=False), _cannot_be_read)
+        try:
+            found: Counter[str] = Counter()
+            for series, count in store.read().items():
+                found[series.metric] += count.number
+        finally:
+            store.close()
+        # Each failure here has a code; both are written, or neither.
+        assert found.pop("failure_codes", 0) == found["failures"]
+        return {metric: number for metric, number in found.items() if number}
+
+    def page(self) -> dict[str, float]:
+        """The counters at the endpoint; raises OSError if there is none."""
+        return _counters(endpoint.fetch(self.url))
+
+    def failures(self) -> float:
+        """How many failures the endpoint shows; -1 if there is none."""
+        try:
+            return failures(self.page())
+        except OSError:
+            return -1
+
+    @contextlib.contextmanager
+    def scraping(self) -> Iterator[Scraper]:
+        """Scrape all the while; at the end, no counter may have been seen to go down."""
+        scraper = Scraper(self.page)
+        scraper.start()
+        try:
+            yield scraper
+        finally:
+            scraper.end()
+        assert not scraper.wrong, scraper.wrong[:5]
+        assert scraper.pages > 0, scraper.gaps
+
+
+class Running:
+    """A process that is told what to do, line by line."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+        self.pid = process.pid
+
+    def tell(self, line: str) -> str:
+        """Say something; returns the answer."""
+        self.say(line)
+        return self.hear()
+
+    def say(self, line: str) -> None:
+        assert self.process.stdin is not None
+        print(line, file=self.process.stdin, flush=True)
+
+    def hear(self) -> str:
+        assert self.process.stdout is not None
+        return self.process.stdout.readline().strip()
+
+
+class Scraper(threading.Thread):
+    """Scrapes until `end`, and remembers what a scraper must never see."""
+
+    def __init__(self, scrape: Callable[[], dict[str, float]]) -> None:
+        super().__init__(daemon=True)
+        self.pages = 0
+        self.gaps = 0
+        """How often nobody answered, as when a server has just been killed."""
+        self.wrong: list[str] = []
+        """Counters that went down or vanished; answers that were an error or never came."""
+        self._scrape = scrape
+        self._ended = threading.Event()
+
+    def run(self) -> None:
+        seen: dict[str, float] = {}
+        while not self._ended.wait(0.02):
+            try:
+                page = self._scrape()
+            except urllib.error.HTTPError as error:
+                error.close()
+                self.wrong.append(str(error))
+            except OSError as error:
+                if isinstance(getattr(error, "reason", error), TimeoutError):
+                    self.wrong.append(str(error))
+                self.gaps += 1
+            else:
+                self.wrong += [
+                    f"{series}: {number}, then {page.get(series)}"
+                    for series, number in seen.items()
+                    if page.get(series, -1) < number
+                ]
+                seen = page
+                self.pages += 1
+
+    def end(self) -> None:
+        self._ended.set()
+        self.join()
+
+
+def listeners(port: int) -> set[int]:
+    """The processes that have the socket which listens on a port of 127.0.0.1."""
+    table = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    sockets = {
+        f"socket:[{inode}]"
+        for _, local, _, state, _, _, _, _, _, inode, *_ in table
+        if state == "0A" and int(local.rpartition(":")[2], 16) == port
+    }
+    found = set()
+    for file in Path("/proc").glob("[0-9]*/fd/*"):
+        with contextlib.suppress(OSError):  # it has ended, or closed it
+            if str(file.readlink()) in sockets:
+                found.add(int(file.parts[2]))
+    return found
+
+
+def failures(counters: dict[str, float]) -> float:
+    return sum(n for name, n in counters.items() if name.startswith("faultlens_failures_total"))
+
+
+def _counters(page: str) -> dict[str, float]:
+    lines = (line.rpartition(" ") for line in page.splitlines() if "_total{" in line)
+    return {series: float(number) for series, _, number in lines}
+
+
+def _cannot_be_read() -> None:
+    raise AssertionError("the store cannot be read")

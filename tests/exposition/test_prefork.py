@@ -1,0 +1,213 @@
+"""Servers that fork their workers: gunicorn and celery, as they are run; the totals are exact."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+import urllib.request
+from collections.abc import Iterator
+from http.client import HTTPException
+from pathlib import Path
+
+import pytest
+
+from faultlens import endpoint
+from tests.exposition.hosts import Host, Running, listeners, needs_proc
+from tests.servers import answers, free_port, until
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Host:
+    return Host(tmp_path)
+
+
+# Each raise that was caught is a byte in a file, which the store is held against.
+APP = """
+done = os.open("raised", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+
+def work():
+    fail()
+    os.write(done, b".")
+
+def app(environ, start_response):
+    if environ["PATH_INFO"] == "/fail":
+        work()
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [b"done"]
+"""
+
+
+class Gunicorn:
+    """A gunicorn with two workers; every request makes it fail once."""
+
+    def __init__(self, host: Host, master: Running, port: int) -> None:
+        self.host = host
+        self.master = master
+        self.port = port
+        self._raised = host.folder / "raised"
+
+    @property
+    def raised(self) -> int:
+        """How many failures its workers know of."""
+        return self._raised.stat().st_size
+
+    @contextlib.contextmanager
+    def loaded(self, requests: int) -> Iterator[None]:
+        """Two clients at once; a request that a killed worker had is lost to them."""
+
+        def ask() -> None:
+            for _ in range(requests // 2):
+                with contextlib.suppress(OSError, HTTPException):
+                    urllib.request.urlopen(f"http://127.0.0.1:{self.port}/fail", timeout=20).close()
+
+        clients = [threading.Thread(target=ask) for _ in range(2)]
+        for client in clients:
+            client.start()
+        yield
+        for client in clients:
+            client.join()
+
+    def load(self, requests: int) -> None:
+        before = self.raised
+        with self.loaded(requests):
+            pass
+        assert self.raised == before + requests
+        until(lambda: self.host.failures() >= 0, "somebody to serve")
+
+    def page(self) -> str:
+        return endpoint.fetch(f"http://127.0.0.1:{self.port}/")
+
+
+@contextlib.contextmanager
+def gunicorn(host: Host, *options: str, source: str = APP, **env: str) -> Iterator[Gunicorn]:
+    host.file(source, "web.py")
+    port = free_port()
+    command = [sys.executable, "-m", "gunicorn", "--workers=2", "--no-control-socket"]
+    command += [f"--bind=127.0.0.1:{port}", *options, "web:app"]
+    with host.running(command, **env) as master:
+        until(lambda: answers(f"http://127.0.0.1:{port}/"), "gunicorn")
+        yield Gunicorn(host, master, port)
+
+
+PRELOAD = pytest.mark.parametrize("preload", [[], ["--preload"]], ids=["each loads", "preloaded"])
+
+
+@PRELOAD
+def test_workers_that_are_replaced_while_they_are_loaded(host: Host, preload: list[str]) -> None:
+    with gunicorn(host, "--max-requests=15", *preload) as server, host.scraping():
+        server.load(120)
+        assert host.log.read_text().count("Booting worker") > 6
+        assert host.failures() == server.raised
+    assert host.counted() == {"failures": server.raised}
+
+
+@needs_proc
+def test_the_worker_that_serves_the_metrics_is_killed_while_it_is_loaded(host: Host) -> None:
+    with gunicorn(host) as server, host.scraping():
+        server.load(20)
+        (serving,) = listeners(host.port)
+        assert serving != server.master.pid
+        with server.loaded(60):
+            os.kill(serving, signal.SIGKILL)
+        until(lambda: host.failures() >= 0, "another worker to serve")
+        # The killed one may have counted, and not come so far as to know.
+        assert host.failures() - server.raised in (0, 1)
+        assert serving not in listeners(host.port)
+
+
+@needs_proc
+def test_the_master_that_serves_the_metrics_is_killed_and_started_again(host: Host) -> None:
+    with host.scraping():
+        with gunicorn(host, "--preload") as server:
+            server.load(20)
+            assert listeners(host.port) == {server.master.pid}
+            server.master.process.kill()
+        with gunicorn(host, "--preload") as server:
+            server.load(20)
+            assert host.failures() == server.raised == 40
+            assert listeners(host.port) == {server.master.pid}
+
+
+TASKS = """
+from celery import Celery
+
+folders = {"data_folder_in": "queue", "data_folder_out": "queue", "control_folder": "control"}
+app = Celery("tasks", broker="filesystem://")
+app.conf.broker_transport_options = {**folders, "polling_interval": 0.05}
+
+@app.task
+def catch():
+    fail()
+
+@app.task
+def end_with_it():
+    raise E("c", "m")
+"""
+
+
+def test_celery_s_workers_that_are_replaced_and_all_killed(host: Host) -> None:
+    for folder in ("queue", "control"):
+        (host.folder / folder).mkdir()
+    host.file(TASKS, "tasks.py")
+    worker = [sys.executable, "-m", "celery", "-A", "tasks", "worker", "-c2"]
+    worker += ["--max-tasks-per-child=4", "--without-gossip", "--without-mingle"]
+    send = "import tasks\nfor _ in range(20): tasks.catch.delay(), tasks.end_with_it.delay()"
+    with host.running(worker), host.scraping():
+        until(lambda: host.failures() == 0, "celery to serve")
+        with host.running([sys.executable, "-c", send]) as sender:
+            assert sender.process.wait(30) == 0
+        until(lambda: host.failures() == 40, "the tasks")
+    assert "ForkPoolWorker-6" in host.log.read_text()
+    assert host.counted() == {"failures": 40}
+
+
+# The program's own metrics.
+
+OWN = """
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
+
+requests = Counter("requests", "What the program counts itself.")
+registry = REGISTRY
+if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry)
+
+def app(environ, start_response):
+    if environ["PATH_INFO"] == "/fail":
+        work()
+        requests.inc()
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [generate_latest(registry)]
+"""
+
+
+def test_the_program_s_own_metrics_stay_where_they_are(host: Host) -> None:
+    with gunicorn(host, "--workers=1", source=APP + OWN) as server:
+        server.load(10)
+        own, ours = server.page(), endpoint.fetch(host.url)
+    assert "\nrequests_total 10.0\n" in own
+    assert "\nprocess_cpu_seconds_total " in own
+    assert "requests_total" not in ours
+    assert "process_cpu_seconds_total" not in ours
+    assert host.counted() == {"failures": 10}
+
+
+def test_prometheus_client_s_multiprocess_mode_has_the_program_s_own_metrics_alone(
+    host: Host,
+) -> None:
+    files = host.folder / "multiprocess"
+    files.mkdir()
+    with gunicorn(
+        host, "--max-requests=8", source=APP + OWN, PROMETHEUS_MULTIPROC_DIR=str(files)
+    ) as server:
+        server.load(40)
+        own = server.page()
+        assert host.failures() == 40
+    assert "\nrequests_total 40.0\n" in own
+    assert "faultlens" not in own
+    assert len(list(files.iterdir())) > 2  # one for each process
+    assert not [file for file in files.iterdir() if b"faultlens" in file.read_bytes()]
