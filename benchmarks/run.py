@@ -27,6 +27,12 @@ START_UPS = 30
 
 def main() -> None:
     os.environ.update(FAULTLENS="0", OTEL_EXPORTER_PROMETHEUS_PORT="0", FAULTLENS_WORKER="bench")
+    with tempfile.TemporaryDirectory() as store:
+        os.environ["FAULTLENS_STORE"] = store
+        tables()
+
+
+def tables() -> None:
     print(
         f"Python {platform.python_version()}, {os.cpu_count()} cores, median of {ROUNDS} rounds\n"
     )

@@ -14,6 +14,7 @@ __all__ = [
     "Counts",
     "Series",
     "Trace",
+    "Unreadable",
     "add",
     "less",
     "raise_to",
@@ -61,6 +62,10 @@ class Count(NamedTuple):
 
 
 Counts = dict[Series, Count]
+
+
+class Unreadable(Exception):
+    """Counts cannot be read at this moment, and nothing that is known can stand in for them."""
 
 
 def add(counts: Counts, more: Mapping[Series, Count]) -> None:

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 import pytest
 from prometheus_client import CollectorRegistry, Counter
 
+from faultlens.counts import Counts, Unreadable
+from faultlens.exposition.families import Collector
 from faultlens.exposition.server import MetricsServer
 from tests import children
 
@@ -53,6 +55,21 @@ def test_any_other_path_is_not_found(server: MetricsServer) -> None:
         get(server, "/admin")
     error.value.close()
     assert error.value.code == 404
+
+
+def test_what_cannot_be_read_now_is_a_failed_scrape_and_no_empty_page() -> None:
+    def read() -> Counts:
+        raise Unreadable("it is locked")
+
+    registry = CollectorRegistry()
+    registry.register(Collector(read, dict))
+    server = MetricsServer(registry, "127.0.0.1", 0, "1.2.3")
+    assert server.start()
+    with pytest.raises(urllib.error.HTTPError) as error:
+        get(server, "/metrics")
+    with error.value as answer:
+        assert (answer.code, answer.read()) == (503, b"it is locked\n")
+    server.stop()
 
 
 def test_the_port_is_free_again_after_stop(server: MetricsServer) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import logging
 import os
 import sqlite3
@@ -17,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from faultlens import counts
-from faultlens.counts import Count, Counts, Series, Trace
+from faultlens.counts import Count, Counts, Series, Trace, Unreadable
 from faultlens.exposition import store as store_module
 from faultlens.exposition.store import Store
 from faultlens.settings import StorePath
@@ -286,6 +288,31 @@ def test_a_lock_that_another_process_holds_delays_once_and_loses_nothing(
     assert "another process holds" in caplog.records[0].message
     assert len(caplog.records) == 1
     assert opened.failures >= 20
+
+
+@contextlib.contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """As by a process that is stopped while it opens the database."""
+    handle = os.open(directory, os.O_RDONLY)
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        os.close(handle)
+
+
+def test_what_was_never_read_is_not_shown_as_less_while_another_process_has_it_locked(
+    opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "PATIENCE_SECONDS", 0.05)
+    count(opened(), 5)
+    fresh = opened()
+    with locked(opened.path.directory):
+        count(fresh)
+        with pytest.raises(Unreadable):
+            fresh.read()
+        assert opened.failures > 0
+    assert number(fresh) == 6  # at once
 
 
 FULL = """

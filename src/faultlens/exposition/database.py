@@ -3,8 +3,8 @@
 Why SQLite: a row that is written survives SIGKILL, also in the middle of a write; a writer needs
 neither a file of its own nor a look at who is still alive, so nothing is left to fold and two
 containers that share a directory but no process ids cannot take each other's; a full disk is an
-error, where a memory map is a SIGBUS. It costs about 15 µs for a failure, prometheus_client's
-memory-mapped files 1 µs (``benchmarks/store.py``).
+error, where a memory map is a SIGBUS. It costs about 16 µs for a failure, prometheus_client's
+memory-mapped files 2 µs (``benchmarks/store.py``).
 
 Why ``synchronous=OFF``: what a process wrote survives that process without it. After a power
 failure the file may be damaged; it is replaced then.
@@ -23,7 +23,7 @@ from pathlib import Path
 
 from faultlens.counts import Count, Counts, Series, Trace
 
-__all__ = ["Database", "DatabaseError", "is_closed", "is_damage", "is_lock"]
+__all__ = ["Database", "DatabaseError", "LockedError", "is_closed", "is_damage", "is_lock"]
 
 _FILE = "counts.v1.db"
 """The name changes with the tables, so that versions of faultlens can share a directory."""
@@ -56,13 +56,16 @@ _ADD = f"""{_INSERT} SET
 _RAISE = f"{_INSERT} SET number = excluded.number WHERE number < excluded.number"
 _ROWS_AT_ONCE = 90  # of 11 values each: SQLite before 3.32 takes 999
 
-_LOCK_SECONDS = 1.0
 _LOG_BYTES = 4 << 20
 """As long as SQLite lets its log become before it copies the log into the file: 1000 pages."""
 
 
 class DatabaseError(OSError):
     """Why there is no database: what is wrong with the directory, and what is expected."""
+
+
+class LockedError(DatabaseError):
+    """Another process was not done in time."""
 
 
 def is_damage(error: BaseException) -> bool:
@@ -76,7 +79,8 @@ def is_damage(error: BaseException) -> bool:
 
 def is_lock(error: BaseException) -> bool:
     """Whether another process was not done with the database in time."""
-    return isinstance(error, sqlite3.OperationalError) and "locked" in str(error)
+    by_sqlite = isinstance(error, sqlite3.OperationalError) and "locked" in str(error)
+    return by_sqlite or isinstance(error, LockedError)
 
 
 def is_closed(error: BaseException) -> bool:
@@ -297,16 +301,14 @@ class Database:
             return
         handle = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         try:
-            end = time.monotonic() + _LOCK_SECONDS
+            end = time.monotonic() + self.patience
             while True:
                 try:
                     fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     break
                 except BlockingIOError:
                     if time.monotonic() > end:
-                        raise DatabaseError(
-                            f"{self.directory} is locked by another process"
-                        ) from None
+                        raise LockedError(f"{self.directory} is locked") from None
                     time.sleep(0.002)
             yield
         finally:

@@ -15,6 +15,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 from prometheus_client import CollectorRegistry, make_wsgi_app
 
 from faultlens import endpoint
+from faultlens.counts import Unreadable
 from faultlens.forks import at_fork, no_fork
 
 __all__ = ["TAKE_OVER_SECONDS", "MetricsServer"]
@@ -200,14 +201,18 @@ def _app(metrics: _WsgiApp, version: str, store: Callable[[], str]) -> _WsgiApp:
             return start_response(status, [*headers, (endpoint.STORE_HEADER, store())], *rest)
 
         path = environ["PATH_INFO"]
+        start_text = [("Content-Type", "text/plain; charset=utf-8")]
         if path == "/metrics":
-            return metrics(environ, start)
+            try:
+                return metrics(environ, start)
+            except Unreadable as error:
+                start("503 Service Unavailable", start_text)
+                return [f"{error}\n".encode()]
         if path == "/":
             where = "on this host" if store() else f"in this process (pid {os.getpid()})"
             page = _PAGE.format(version=version, where=where).encode()
             start("200 OK", [("Content-Type", "text/html; charset=utf-8")])
             return [page]
-        start_text = [("Content-Type", "text/plain; charset=utf-8")]
         if path == "/-/healthy":
             start("200 OK", start_text)
             return [b"faultlens is healthy.\n"]

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from faultlens import counts, guard
-from faultlens.counts import Counts
+from faultlens.counts import Counts, Unreadable
 from faultlens.exposition.database import Database, is_closed, is_damage, is_lock
 from faultlens.forks import at_fork
 from faultlens.settings import StorePath
@@ -56,6 +56,8 @@ class Store:
         self._problems: list[str] = []
         self._warned: set[str] = set()
         self._used = False
+        self._locked_out = False
+        """Whether the last use failed because of another process."""
         self._ended = False
         # Re-entrant: a finalizer or a signal handler may count while this thread writes.
         self.lock = threading.RLock()
@@ -88,11 +90,17 @@ class Store:
             self._report()
 
     def read(self) -> Counts:
-        """What all processes have counted; if that cannot be read, as much of it as is known."""
+        """What all processes have counted; if that cannot be read, as much of it as is known.
+
+        Raises Unreadable if that is nothing, since another process has the database locked: who
+        has seen more before would take this process's own counts for a reset.
+        """
         self.save(insist=True)
         with self.lock:
             found = self._run(self._database.read)
             if found is None:
+                if self._locked_out and not self.identity:
+                    raise Unreadable(f"{self._database.path} is locked by another process")
                 found = dict(self._known)
             elif counts.raise_to(found, self._known):
                 self._problems.append(f"{self._database.path} has lost counts")
@@ -183,7 +191,8 @@ class Store:
         """Decide when the database is tried again after an error."""
         if guard.of_a_signal(error):
             raise error
-        if is_lock(error):
+        self._locked_out = is_lock(error)
+        if self._locked_out:
             self._database.wait(0)
             self._problems.append(f"another process holds {self._database.path} ({error})")
             return
