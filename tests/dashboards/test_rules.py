@@ -1,0 +1,478 @@
+"""The recording rules and alerts: when each fires, when it only nearly does, where it leads.
+
+Prometheus' own `promtool` runs the rules on the histories of rule_cases.py. So that these are known
+to see what goes wrong, every expression is then changed in each place in turn, and each change
+must be noticed.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+import promql_parser
+import pytest
+import yaml
+
+from faultlens.counts import CODES, DROPPED, FAILURES, SUPPRESSED, Count, Series
+from faultlens.exposition.families import families
+from tests.dashboards.rule_cases import (
+    BY_WORKER,
+    CASES,
+    DISK,
+    FAILED,
+    INCREASE,
+    MAX,
+    NONE,
+    OOM,
+    RATIO,
+    SLOW,
+    Case,
+    Values,
+    failures,
+    info,
+    labels,
+    up,
+)
+from tests.servers import needs
+
+DASHBOARDS = Path(__file__).parent.parent.parent / "dashboards"
+FILE = DASHBOARDS / "prometheus" / "faultlens.rules.yml"
+(GROUP,) = yaml.safe_load(FILE.read_text())["groups"]
+RULES: dict[str, dict[str, Any]] = {
+    rule.get("record") or rule["alert"]: rule for rule in GROUP["rules"]
+}
+ALERTS = {name: rule for name, rule in RULES.items() if "alert" in rule}
+
+
+def selectors(expression: str | promql_parser.Expr) -> Iterator[promql_parser.VectorSelector]:
+    """What an expression reads."""
+    expr = promql_parser.parse(expression) if isinstance(expression, str) else expression
+    found: list[promql_parser.VectorSelector] = []
+
+    def visit(node: promql_parser.Expr) -> None:
+        if isinstance(node, promql_parser.VectorSelector):
+            found.append(node)
+
+    promql_parser.walk(expr, pre_visit=visit)
+    yield from found
+
+
+def needed_by(rule: str) -> list[str]:
+    """The rules that a rule needs, and itself, in the file's order."""
+    needed, new = set(), {rule}
+    while new:
+        needed |= new
+        read = {str(one.name) for name in new for one in selectors(RULES[name]["expr"])}
+        new = read & RULES.keys() - needed
+    return [name for name in RULES if name in needed]
+
+
+def promtool(
+    directory: Path, rules: Sequence[Mapping[str, Any]], tests: Sequence[Any], every: str = "1m"
+) -> str:
+    """What promtool says against rules that are evaluated every so often; nothing if they pass."""
+    directory.mkdir(exist_ok=True)
+    # JSON is YAML too, and written much faster.
+    (directory / "rules.yml").write_text(json.dumps({"groups": [GROUP | {"rules": rules}]}))
+    asked = {"rule_files": ["rules.yml"], "evaluation_interval": every, "tests": tests}
+    file = directory / "tests.yml"
+    file.write_text(json.dumps(asked))
+    command = ["promtool", "test", "rules", str(file)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    return result.stdout + result.stderr if result.returncode else ""
+
+
+def inputs(history: Mapping[str, Values]) -> list[dict[str, str]]:
+    return [
+        {"series": name, "values": " ".join(map(str, values))} for name, values in history.items()
+    ]
+
+
+def as_test(rule: str, case: Case) -> dict[str, Any]:
+    """A case as promtool takes it."""
+    firing = "ALERTS" + labels(alertname=rule, alertstate="firing")
+    query = f"sum without (alertname, alertstate, severity) ({firing})"
+    asked = []
+    for time, expected in case.at.items():
+        values = expected if isinstance(expected, Mapping) else dict.fromkeys(expected, 1)
+        name = "" if rule in ALERTS else rule
+        samples = [{"labels": name + of, "value": value} for of, value in values.items()]
+        asked.append(
+            {"expr": query if rule in ALERTS else rule, "eval_time": time, "exp_samples": samples}
+        )
+    every = 300 if rule in SLOW else case.every
+    return {
+        "name": case.says,
+        "interval": f"{every}s",
+        "input_series": inputs(case.history),
+        "promql_expr_test": asked,
+    }
+
+
+def run_cases(rule: str, directory: Path, changed: dict[str, Any] | None = None) -> str:
+    """What promtool says against a rule, or against what it was changed to, by its cases.
+
+    Annotations are left out: their queries take time.
+    """
+    rules = RULES | {rule: changed or RULES[rule]}
+    bare = [
+        {key: value for key, value in rules[name].items() if key != "annotations"}
+        for name in needed_by(rule)
+    ]
+    tests = [as_test(rule, case) for case in CASES[rule]]
+    return promtool(directory, bare, tests, "5m" if rule in SLOW else "1m")
+
+
+@needs("promtool")
+def test_promtool_accepts_the_file() -> None:
+    command = ["promtool", "check", "rules", "--lint-fatal", str(FILE)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert f"{len(RULES)} rules found" in result.stdout
+
+
+@needs("promtool")
+@pytest.mark.parametrize("rule", RULES)
+def test_a_rule_tells_what_happened(rule: str, tmp_path: Path) -> None:
+    assert not (said := run_cases(rule, tmp_path)), said
+
+
+@pytest.mark.parametrize("alert", ALERTS)
+def test_each_alert_is_seen_to_fire_and_nearly_to_fire(alert: str) -> None:
+    cases = CASES[alert]
+    assert any(any(case.at.values()) for case in cases)
+    assert any(not any(case.at.values()) for case in cases)
+
+
+# Changes to the rules.
+
+TOKEN = re.compile(
+    r"""(?P<matchers>\{[^}]*\})
+    | (?P<offset>offset\s+\w+)
+    | (?P<labels>\b(?:by|on)\s*\([^)]*\))
+    | (?P<duration>\b\d+[smhd]\b)
+    | (?P<number>\b\d+(?:\.\d+)?\b)
+    | (?P<word>[a-zA-Z_:][\w:]*)
+    | (?P<operator>[<>=]=|[-+*/<>])""",
+    re.VERBOSE,
+)
+SWAPS = {
+    ">": ("<=", ">="),
+    ">=": ("<", ">"),
+    "==": ("!=",),
+    "-": ("+",),
+    "*": ("+",),
+    "/": ("*",),
+    "and": ("or", "unless"),
+    "or": ("and", "unless"),
+    "unless": ("and", "or"),
+    "sum": ("max",),
+    "max": ("min", "sum"),
+    "group": ("sum",),
+    "quantile": ("max",),
+    "sum_over_time": ("max_over_time", "last_over_time"),
+    "max_over_time": ("last_over_time", "min_over_time"),
+    "last_over_time": ("max_over_time", "min_over_time"),
+    "count_over_time": ("sum_over_time",),
+    "resets": ("changes",),
+    "clamp_min": ("clamp_max",),
+}
+"""What may stand in a place instead; names of metrics stay."""
+
+
+def otherwise(token: re.Match[str]) -> Iterator[str]:
+    """What may stand there instead of a token."""
+    text = token[0]
+    if token["matchers"]:
+        yield ""
+        yield re.sub("!?=", lambda sign: "=" if sign[0] == "!=" else "!=", text)
+    elif token["offset"]:
+        yield ""
+        yield from (f"offset {other}" for other in durations(text.split()[1]))
+    elif token["labels"]:
+        keyword, names = text.rstrip(")").split("(")
+        for one in names.split(", "):
+            yield f"{keyword}({', '.join(name for name in names.split(', ') if name != one)})"
+    elif token["duration"]:
+        yield from durations(text)
+    elif token["number"]:
+        number = float(text)
+        step = 1 if number.is_integer() else number / 10
+        yield from (f"{other:g}" for other in (number + step, number - step) if other >= 0)
+    else:
+        yield from SWAPS.get(text, ())
+
+
+def durations(text: str) -> Iterator[str]:
+    """Twice as long, and half as long."""
+    seconds = int(promql_parser.parse_duration(text).total_seconds())
+    yield f"{2 * seconds}s"
+    yield f"{seconds // 2}s"
+
+
+def changes(rule: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """A rule, changed in each place in turn: what was changed, and the rule."""
+    expression = rule["expr"]
+    for token in TOKEN.finditer(expression):
+        for other in otherwise(token):
+            changed = expression[: token.start()] + other + expression[token.end() :]
+            try:
+                promql_parser.parse(changed)
+            except ValueError:
+                continue  # nobody would get that into a Prometheus
+            line = expression.count("\n", 0, token.start())
+            said = changed.splitlines()[line].strip()
+            yield f"line {line + 1}: {said}", {**rule, "expr": changed}
+    for other in durations(rule["for"]) if "for" in rule else ():
+        yield f"for: {other}", {**rule, "for": other}
+
+
+UNNOTICED = {
+    # Nought times whatever.
+    FAILED: ["line 5: 0 * sum by (job, instance, worker) (faultlens_failures_total)"],
+    BY_WORKER: ['line 7: 0 * sum by (job, worker) (faultlens_failures_total{worker!="_OTHER"})'],
+    # A share that is exactly 0.14400000000000002 there is not.
+    "FaultlensSystemFailuresFast": [
+        f"line 1: {RATIO}1h >= 14.4 * 0.01",
+        f"line 3: {RATIO}5m >= 14.4 * 0.01",
+    ],
+    "FaultlensSystemFailuresSlow": [
+        f"line 1: {RATIO}6h >= 6 * 0.01",
+        f"line 3: {RATIO}30m >= 6 * 0.01",
+    ],
+    # What failed longer ago is known, and so not new.
+    "FaultlensNewFailureClass": [f"line 1: max_over_time({MAX}[1800s]) > 0"],
+    # No one asks for the value.
+    "FaultlensDown": ["line 1: sum by (job, instance) (present_over_time(faultlens_info[1d]))"],
+    "FaultlensGone": [
+        "line 1: sum by (job) (present_over_time(faultlens_info[1d]))",
+        # What has been gone for longer is not asked for in line 1.
+        "line 5: (up and on (job, instance) present_over_time(faultlens_info[172800s]))",
+    ],
+}
+"""The changes that change nothing, and why."""
+
+
+@needs("promtool")
+def test_each_change_to_a_rule_is_noticed(tmp_path: Path) -> None:
+    made = [(name, *change) for name, rule in RULES.items() for change in changes(rule)]
+
+    def noticed(number: int) -> bool:
+        name, _, changed = made[number]
+        return bool(run_cases(name, tmp_path / str(number), changed))
+
+    with ThreadPoolExecutor() as threads:
+        results = list(threads.map(noticed, range(len(made))))
+    unnoticed: dict[str, list[str]] = {}
+    for (name, what, _), seen in zip(made, results, strict=True):
+        if not seen:
+            unnoticed.setdefault(name, []).append(what)
+    print(f"{len(made)} changes, {sum(results)} noticed, the others change nothing")
+    assert unnoticed == UNNOTICED
+
+
+# All rules together.
+
+
+@needs("promtool")
+@pytest.mark.parametrize("history", [{}, up([1] * 6 + [0] * 30)], ids=["nothing", "others"])
+def test_without_faultlens_nothing_is_told(history: dict[str, Values], tmp_path: Path) -> None:
+    asked = {"expr": '{__name__=~".+",__name__!="up"}', "eval_time": "30m", "exp_samples": []}
+    test = {"interval": "1m", "input_series": inputs(history), "promql_expr_test": [asked]}
+    assert not (said := promtool(tmp_path, list(RULES.values()), [test])), said
+
+
+@needs("promtool")
+def test_users_who_fail_massively_page_nobody_and_are_nobodys_ticket(tmp_path: Path) -> None:
+    history = (
+        failures([minute**3 for minute in range(90)], kind="user")
+        | failures([NONE] * 5 + [1000] * 85, kind="user", class_="app.Broken")
+        | failures([0, 1000] * 45, kind="user", class_=OOM)
+        | failures([0] * 90)
+        | failures([0] * 90, worker="v")
+        | failures([0] * 90, worker="u")
+        | info([1] * 90)
+    )
+    quiet = [
+        {"expr": 'ALERTS{severity!="info"}', "eval_time": f"{minute}m", "exp_samples": []}
+        for minute in range(90)
+    ]
+    told = {
+        "expr": 'count by (alertname) (ALERTS{severity="info"})',
+        "eval_time": "80m",
+        "exp_samples": [{"labels": '{alertname="FaultlensWorkerOutlier"}', "value": 1}],
+    }
+    test = {
+        "interval": "1m",
+        "input_series": inputs(history),
+        "promql_expr_test": [*quiet, told],
+    }
+    assert not (said := promtool(tmp_path, list(RULES.values()), [test])), said
+
+
+def moved_by_users(expression: str) -> list[str]:
+    """What an expression reads that failures of the kind user can raise above 0."""
+
+    def without_zeros(node: promql_parser.Expr) -> promql_parser.Expr | None:
+        zeros = (
+            isinstance(node, promql_parser.BinaryExpr)
+            and str(node.op) == "*"
+            and isinstance(node.lhs, promql_parser.NumberLiteral)
+            and node.lhs.val == 0
+        )
+        return promql_parser.parse("vector(0)") if zeros else None
+
+    found = []
+    parsed = promql_parser.transform(promql_parser.parse(expression), pre_visit=without_zeros)
+    for selector in selectors(parsed):
+        only_system = any(
+            (matcher.name, matcher.op, matcher.value)
+            == ("kind", promql_parser.MatchOp.Equal, "system")
+            for matcher in selector.matchers.matchers
+        )
+        if only_system or selector.name in ("up", "faultlens_info"):
+            continue
+        if selector.name in RULES:
+            found += moved_by_users(RULES[selector.name]["expr"])
+        else:
+            found.append(str(selector))
+    return found
+
+
+def test_nothing_that_pages_reads_user_failures() -> None:
+    pages = [name for name, alert in ALERTS.items() if alert["labels"]["severity"] == "page"]
+    assert pages == ["FaultlensSystemFailuresFast"]
+    for name in pages:
+        assert moved_by_users(ALERTS[name]["expr"]) == []
+    # A kind that an expression made up itself would be none.
+    assert "label_" not in "".join(rule["expr"] for rule in RULES.values())
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "sum(rate(faultlens_failures_total[5m]))",
+        'sum(faultlens_failures_total{kind!="system"})',
+        'sum(faultlens_failures_total{kind=~"system|user"})',
+        f'{INCREASE}{{kind="user"}}',
+        f"1 * {BY_WORKER} > 3",
+    ],
+)
+def test_what_reads_user_failures_is_recognised(expression: str) -> None:
+    assert moved_by_users(expression)
+
+
+def known_labels() -> dict[str, set[str]]:
+    """Every metric that faultlens has, Prometheus' own and the recorded ones, with its labels."""
+    told = families(
+        {
+            Series(name, "c", "k", "w", "d"): Count(1, last=1.0)
+            for name in (FAILURES, SUPPRESSED, CODES, DROPPED)
+        },
+        {"version": "0.1.0"},
+    )
+    known = {sample.name: set(sample.labels) for family in told for sample in family.samples}
+    known |= {name: set(name.split(":")[0].split("_")) for name in RULES if name not in ALERTS}
+    return {name: of | {"job", "instance"} for name, of in known.items()} | {
+        "up": {"job", "instance"}
+    }
+
+
+def test_every_name_that_is_used_is_one() -> None:
+    known = known_labels()
+    every_label = set().union(*known.values())
+    for name, rule in RULES.items():
+        annotations = "\n".join(rule.get("annotations", {}).values())
+        queries = [q.replace("%q", '"x"') for q in re.findall("`([^`]*sum[^`]*)`", annotations)]
+        assert len(queries) == annotations.count("| query")
+        for expression in (rule["expr"], *queries):
+            for selector in selectors(expression):
+                matched = {matcher.name for matcher in selector.matchers.matchers}
+                assert matched <= known[str(selector.name)], (name, str(selector))
+            for token in TOKEN.finditer(expression):
+                if token["labels"]:
+                    listed = token[0].rstrip(")").split("(")[1].split(", ")
+                    assert set(listed) <= every_label, (name, token[0])
+        assert set(re.findall(r"[lL]abels\.(\w+)", annotations)) <= every_label, name
+
+
+def test_the_windows_of_a_minute_are_as_long_as_the_time_between_evaluations() -> None:
+    assert GROUP["interval"] == "1m"
+    assert "[1h] offset 15s" in RULES[INCREASE]["expr"]
+    assert "[59m] offset 75s" in RULES[INCREASE]["expr"]
+
+
+# Where alerts lead.
+
+BOARDS = {
+    "faultlens-overview": "overview",
+    "faultlens-class": "class",
+    "faultlens-workers": "workers",
+}
+JOB, CLASS, WORKER = 'jobs of "A&B" + 1%', 'app.Größe"', "queue\\1 #2?"
+TELLS = {
+    "FaultlensSystemFailuresFast": f" {CLASS} on 0 (39);",
+    "FaultlensSystemFailuresSlow": f"in the last six hours: {CLASS} on 0 (59); see",
+    "FaultlensNewFailureClass": "The platform team is to look at what was changed",
+    "FaultlensUnknownFailures": f"in the last half hour: {CLASS} (5); see",
+    "FaultlensWorkerOutlier": "median of its job: system 31; what",
+    "FaultlensDown": "Failures there are seen by nobody",
+    "FaultlensGone": f"Nobody sees the failures of {JOB}.",
+    "FaultlensDropping": f"1 times so far. The numbers of {JOB} may be too low",
+}
+"""A part of each description, with what it looked up."""
+
+
+def told_by(alert: str, directory: Path) -> tuple[dict[str, str], dict[str, str]]:
+    """Labels and annotations of an alert that fires, where names are not simple."""
+    case = next(case for case in CASES[alert] if any(case.at.values()))
+    time = next(time for time, firing in case.at.items() if firing)
+    renamed = {'"flyte"': JOB, f'"{DISK}"': CLASS, '"a"': WORKER}
+    history = dict(case.history)
+    for old, new in renamed.items():
+        history = {name.replace(old, json.dumps(new)): v for name, v in history.items()}
+    asked = {"alertname": alert, "eval_time": time, "exp_alerts": []}
+    test = as_test(alert, case) | {
+        "input_series": inputs(history),
+        "promql_expr_test": [],
+        "alert_rule_test": [asked],
+    }
+    rules = [RULES[name] for name in needed_by(alert)]
+    got = promtool(directory, rules, [test], "5m" if alert in SLOW else "1m")
+    quoted = r'(\w+)=("(?:[^"\\]|\\.)*")'
+    found = re.findall(r"Labels:(.*)\n\s*Annotations:(.*)", got)
+    assert len(found) == 1, got
+    labelled, annotated = (
+        {name: json.loads(text) for name, text in re.findall(quoted, part)} for part in found[0]
+    )
+    return labelled, annotated
+
+
+@needs("promtool")
+@pytest.mark.parametrize("alert", ALERTS)
+def test_an_alert_says_what_to_do_and_leads_to_its_board(alert: str, tmp_path: Path) -> None:
+    of, annotations = told_by(alert, tmp_path)
+    assert of["severity"] in ("page", "ticket", "info")
+    assert set(annotations) == {"summary", "description", "runbook", "dashboard_url"}
+    for text in annotations.values():
+        assert text == text.strip()
+        assert not re.search("error expanding|no value|%!|  |\n", text), text
+    assert TELLS[alert] in annotations["description"]
+
+    url = annotations["dashboard_url"]
+    assert url.startswith("http://localhost:3000/d/faultlens-")
+    parts = urlsplit(url)
+    uid = parts.path.removeprefix("/d/")
+    board = json.loads((DASHBOARDS / "grafana" / f"{BOARDS[uid]}.json").read_text())
+    assert board["uid"] == uid
+    variables = {variable["name"] for variable in board["templating"]["list"]}
+    values = dict(parse_qsl(parts.query, strict_parsing=True))
+    assert values == {f"var-{name}": of[name] for name in ("job", "class", "worker") if name in of}
+    assert {name.removeprefix("var-") for name in values} <= variables
