@@ -41,11 +41,11 @@ def test_without_a_command_it_explains_itself() -> None:
 
     assert done.returncode == 2
     assert done.stdout == ""
-    for name in ("demo", "doctor", "classes", "serve"):
+    for name in ("demo", "dashboards", "doctor", "classes", "serve"):
         assert f"\n    {name} " in done.stderr
 
 
-@pytest.mark.parametrize("name", ["demo", "doctor", "classes", "serve"])
+@pytest.mark.parametrize("name", ["demo", "dashboards", "doctor", "classes", "serve"])
 def test_every_command_has_a_help(name: str) -> None:
     done = command(name, "--help")
 
@@ -54,7 +54,7 @@ def test_every_command_has_a_help(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "args", [("demo", "--seconds", "0"), ("demo", "--seconds", "nan"), ("demo", "--port", "65536")]
+    "args", [("demo", "--seconds", "-1"), ("demo", "--seconds", "nan"), ("demo", "--port", "65536")]
 )
 def test_a_number_that_makes_no_sense_is_a_usage_error(args: tuple[str, ...]) -> None:
     done = command(*args)

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import argparse
 import io
+import math
 import os
 import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
+from pathlib import Path
 
 import faultlens
 
@@ -34,6 +36,13 @@ _DEMO = """\
 Runs an ordinary Flyte pipeline and an ordinary Durable Workflow order service, in one process
 with FAULTLENS=1 and nothing else, and shows what its /metrics says about their failures.
 Needs no cluster and no network. Ctrl-C ends it."""
+
+_DASHBOARDS = """\
+Writes what your own Grafana and Prometheus load: the boards, how Grafana finds them and its data
+sources (provisioning), and the recording rules and alerts. A file that is there with other content
+stays, and nothing is written, unless you say --force.
+
+exit status: 0 if all is there; 1 if not."""
 
 _SERVE = """\
 Serves /metrics for all processes of this host that count in the store: as a sidecar, a DaemonSet
@@ -69,6 +78,10 @@ def _run(arguments: argparse.Namespace) -> int:
         from faultlens import serve
 
         return serve.serve(host=arguments.host, port=arguments.port, store=arguments.store)
+    if arguments.command == "dashboards":
+        from faultlens import dashboards
+
+        return dashboards.write(arguments.directory, arguments.grafana_url, force=arguments.force)
     # What follows imports the SDKs to look at them: a server of our own would be in the way.
     enabled = "faultlens.imports" in sys.modules
     faultlens.disable()
@@ -111,13 +124,34 @@ def _parser() -> argparse.ArgumentParser:
         "--once", action="store_true", help="go through the examples once, print the table, end"
     )
     demo.add_argument(
-        "--seconds", type=_seconds, default=60.0, metavar="N", help="how long to run (60)"
+        "--seconds",
+        type=_seconds,
+        default=60.0,
+        metavar="N",
+        help="how long to run (60); 0: until it is stopped",
     )
     demo.add_argument(
         "--port",
         type=_port,
         metavar="P",
         help="where to serve /metrics, 0 for any (OTEL_EXPORTER_PROMETHEUS_PORT, or 9464)",
+    )
+
+    dashboards = commands.add_parser(
+        "dashboards",
+        help="write the Grafana boards and the Prometheus rules",
+        description=_DASHBOARDS,
+        formatter_class=_Raw,
+    )
+    dashboards.add_argument("directory", type=Path, metavar="DIR", help="where to write them")
+    dashboards.add_argument(
+        "--grafana-url",
+        default="http://localhost:3000",
+        metavar="URL",
+        help="your Grafana, where the alerts link to (http://localhost:3000)",
+    )
+    dashboards.add_argument(
+        "--force", action="store_true", help="overwrite files with other content"
     )
 
     serve = commands.add_parser(
@@ -168,9 +202,9 @@ class _Raw(argparse.RawDescriptionHelpFormatter):
 
 def _seconds(text: str) -> float:
     seconds = float(text)
-    if not 0 < seconds < 1e9:
-        raise argparse.ArgumentTypeError(f"expected a number above 0, not {text}")
-    return seconds
+    if not 0 <= seconds < 1e9:
+        raise argparse.ArgumentTypeError(f"expected a number from 0 on, not {text}")
+    return seconds or math.inf
 
 
 def _port(text: str) -> int:

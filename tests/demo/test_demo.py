@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import math
 import os
 import re
 import signal
@@ -10,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +22,7 @@ import pytest
 from faultlens import endpoint
 from faultlens.demo.scrape import Scrape, parse
 from tests import children
+from tests.servers import Receiver
 from tests.test_cli import command, package
 
 OFF = {"FAULTLENS": None, "FAULTLENS_WORKER": None, "COLUMNS": "80", "NO_COLOR": None}
@@ -85,6 +89,13 @@ class TestOnce:
             assert line == line.rstrip()
             assert "…" not in line
 
+    def test_does_not_fill_the_disk(self, tmp_path: Path) -> None:
+        """A demo may run for weeks: no run of a task leaves a directory of its own."""
+        done = command("demo", "--once", "--port", "0", env={**OFF, "TMPDIR": str(tmp_path)})
+
+        assert done.returncode == 0
+        assert list(tmp_path.iterdir()) == []
+
     def test_where_there_is_no_utf_8_there_are_no_question_marks(self) -> None:
         env = {**OFF, "PYTHONIOENCODING": "ascii", "FORCE_COLOR": "1"}
 
@@ -104,6 +115,45 @@ class TestOnce:
         expected = f"localhost:{port} is taken; the demo serves /metrics on a free port.\n"
         assert done.stderr == expected
         assert Printed(done.stdout).kind_of_row
+
+
+class TestTraces:
+    """The examples trace themselves, if the environment asks for it."""
+
+    @pytest.fixture(autouse=True)
+    def _exporter(self) -> None:
+        pytest.importorskip("opentelemetry.exporter.otlp.proto.http")
+
+    def once(self, receiver: Receiver, **env: str) -> Printed:
+        endpoint = {"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url}
+        done = command("demo", "--once", "--port", "0", env={**OFF, **endpoint, **env})
+        assert (done.returncode, done.stderr) == (0, "")
+        return Printed(done.stdout)
+
+    def test_every_failure_is_in_them(self) -> None:
+        with Receiver() as receiver:
+            printed = self.once(receiver)
+            events = receiver.events()
+
+        sent = Counter(
+            (event["faultlens.kind"], event["exception.type"], event["faultlens.worker"])
+            for event in events
+            if event["faultlens.role"] == "origin"
+        )
+        assert sent == Counter({row[:3]: row[3] for row in printed.kind_of_row})
+
+    def test_an_exporter_that_is_none(self) -> None:
+        with Receiver() as receiver:
+            printed = self.once(receiver, OTEL_TRACES_EXPORTER="none")
+
+            assert printed.kind_of_row
+            assert receiver.bodies == []
+
+    def test_a_collector_that_does_not_answer_changes_nothing(
+        self, done: subprocess.CompletedProcess[str]
+    ) -> None:
+        with Receiver(hang=True) as receiver:
+            assert self.once(receiver).kind_of_row == Printed(done.stdout).kind_of_row
 
 
 class TestNothingToShow:
@@ -197,9 +247,10 @@ def running(*args: str, env: Mapping[str, str | None] = OFF) -> Iterator[Demo]:
 
 @pytest.mark.skipif(os.name == "nt", reason="sends POSIX signals")
 class TestEnding:
+    @pytest.mark.parametrize("seconds", ["600", "0"])
     @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-    def test_a_signal_ends_it_with_the_table(self, number: int) -> None:
-        with running("--seconds", "600") as demo:
+    def test_a_signal_ends_it_with_the_table(self, number: int, seconds: str) -> None:
+        with running("--seconds", seconds) as demo:
             demo.wait_for_failures()
             demo.process.send_signal(number)
             status, stdout, stderr = demo.ends()
@@ -285,6 +336,20 @@ class TestTerminal:
         reader.join()
         os.close(ours)
         return status, b"".join(written).decode()
+
+    def test_says_nothing_of_the_time_left_if_there_is_no_limit(self) -> None:
+        from rich.console import Console
+
+        from faultlens.demo import run
+
+        written = io.StringIO()
+        console = Console(width=80, height=24, file=written, force_terminal=True)
+
+        console.print(run._current(Scrape(), console, "http://localhost", 5.0, math.inf))
+
+        assert "  Ctrl-C ends" in written.getvalue()
+        assert "left" not in written.getvalue()
+        assert "inf" not in written.getvalue()
 
     def test_shows_a_live_view_and_then_the_table(self) -> None:
         status, text = self.run("--seconds", "4")

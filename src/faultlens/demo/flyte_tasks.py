@@ -1,7 +1,8 @@
 """A nightly sales report as a Flyte pipeline, and the ways in which such a night can end.
 
-An ordinary Flyte script, run in local mode: it needs no cluster, and knows nothing of metrics or
-traces. Each scenario runs one thing, and catches what the caller of it would catch:
+An ordinary Flyte script, run in local mode: it needs no cluster, and knows nothing of metrics. Each
+scenario is a span, where tracing has been set up. It runs one thing, and catches what the caller of
+it would catch:
 
     scenario                  what happens                                               whose fault
     good_night                load, clean, train, publish: all fine                      nobody's
@@ -27,17 +28,21 @@ import logging
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from tempfile import gettempdir
 from typing import Any
 
 import flyte
 import flyte.errors
 import flyte.remote
+from opentelemetry import trace
 
 # Flyte logs each failure of a task with its traceback; here that is all that would ever be printed.
 flyte.init(log_level=logging.CRITICAL)
 
 # A named image: nothing is built, not even for a deployment.
 env = flyte.TaskEnvironment("sales", image="python:3.12-slim")
+
+tracer = trace.get_tracer("sales")
 
 ORDERS = {
     "north": ["12.50", "8.00", "31.20"],
@@ -152,8 +157,9 @@ async def mail(report: str) -> str:
 
 
 def run(task: Any, **inputs: object) -> Any:
-    """Run a task in this process. One name for all runs: each name gets its own directory."""
-    return flyte.with_runcontext(mode="local", name="nightly-sales").run(task, **inputs).outputs()
+    """Run a task in this process. A new name, or place for data, would be a new directory."""
+    here = flyte.with_runcontext(mode="local", name="nightly-sales", raw_data_path=gettempdir())
+    return here.run(task, **inputs).outputs()
 
 
 def good_night() -> None:
@@ -237,7 +243,8 @@ def main(rounds: int | None = 1, pause: float = 0.5) -> None:
     """Run all scenarios `rounds` times, or for ever, with a pause after each."""
     for _ in itertools.count() if rounds is None else range(rounds):
         for scenario in SCENARIOS:
-            scenario()
+            with tracer.start_as_current_span(scenario.__name__):
+                scenario()
             time.sleep(pause)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import os
 import re
 import signal
@@ -46,6 +47,7 @@ def demo(*, once: bool, seconds: float, port: int | None) -> int:
     """Run the demo; returns the exit status. Raises KeyboardInterrupt if there is nothing to show.
 
     once: go through the examples once instead of for `seconds`.
+    seconds: how long; infinity for until it is stopped.
     port: where to serve /metrics; None for what the environment says.
     """
     # Not FORCE_COLOR, for one, makes a terminal of a file.
@@ -193,7 +195,8 @@ def _run(child: Child, console: Console, seconds: float) -> Scrape:
     """Show what is counted for some seconds, or until Ctrl-C; returns the last of it."""
     window = console.is_interactive
     if not window:
-        console.print(f"{child.url} for {seconds:g} seconds; Ctrl-C ends it.", soft_wrap=True)
+        limit = f"for {seconds:g} seconds;" if seconds < math.inf else "until"
+        console.print(f"{child.url} {limit} Ctrl-C ends it.", soft_wrap=True)
     started = time.monotonic()
     with contextlib.suppress(KeyboardInterrupt), _live(console, window) as live:
         while (passed := time.monotonic() - started) < seconds:
@@ -212,10 +215,11 @@ def _current(
     scrape: Scrape, console: Console, url: str, passed: float, seconds: float
 ) -> RenderableType:
     view = _view(console, console.height)
+    left = f"{seconds - passed:.0f} s left, " if seconds < math.inf else ""
     below = (
         f"/metrics  {url}",
         f"PromQL    {QUERY}",
-        view.progress(passed / seconds, f"{seconds - passed:.0f} s left, Ctrl-C ends"),
+        view.progress(passed / seconds, f"{left}Ctrl-C ends"),
     )
     return view.report(scrape, below)
 

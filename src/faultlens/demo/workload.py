@@ -3,7 +3,7 @@
     FAULTLENS=1 python -m faultlens.demo.workload
 
 makes failures for ever and has them on http://localhost:9464/metrics; ``--rounds 1`` goes through
-each example once.
+each example once. With OTEL_TRACES_EXPORTER=otlp, or an OTLP endpoint, its spans are sent there.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Sequence
+
+from opentelemetry import trace
 
 __all__ = ["DONE", "READY", "WARNED", "main"]
 
@@ -37,6 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     arguments = parser.parse_args(argv)
     _log_what_faultlens_says()
+    _set_up_tracing()
     if arguments.until_stdin_closes:
         # A terminal's Ctrl-C comes here too, but the demo still wants the last numbers.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -51,10 +54,37 @@ def main(argv: Sequence[str] | None = None) -> int:
             thread.join()
     except KeyboardInterrupt:
         os._exit(130)  # the examples' threads and event loops would hold up any other exit
+    _send_what_is_left()
     print(DONE, flush=True)
     if arguments.until_stdin_closes:
         threading.Event().wait()
     return 0
+
+
+def _set_up_tracing() -> None:
+    """Set OpenTelemetry up if the environment asks for it, as any traced program does."""
+    endpoints = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+    default = "otlp" if any(map(os.environ.get, endpoints)) else "none"
+    if os.environ.get("OTEL_TRACES_EXPORTER", default) != "otlp":
+        return
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+    try:
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+    except ImportError:  # faultlens, which would use it too, warns of it
+        return
+    provider = TracerProvider()
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    trace.set_tracer_provider(provider)
+
+
+def _send_what_is_left() -> None:
+    force_flush = getattr(trace.get_tracer_provider(), "force_flush", None)
+    if force_flush is not None:
+        flushing = threading.Thread(target=force_flush, daemon=True)
+        flushing.start()
+        flushing.join(2)  # a collector that does not answer would take ten seconds and more
 
 
 def _examples(rounds: int | None, pause: float) -> tuple[Callable[[], None], ...]:
