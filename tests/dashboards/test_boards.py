@@ -1,0 +1,544 @@
+"""The boards are well made: rules that hold for every panel, variable, link and annotation."""
+
+from __future__ import annotations
+
+import colorsys
+import json
+import os
+import re
+import runpy
+import subprocess
+import sys
+import urllib.parse
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import promql_parser as promql
+import pytest
+
+from tests.dashboards.panels import DIRECTORY, Board, Panel, View, boards
+from tests.servers import needs
+
+ROOT = Path(__file__).parents[2]
+TOOLS = ROOT / ".venv" / "tools"
+
+BOARDS = boards()
+PANELS = [panel for board in BOARDS for panel in board.panels]
+SHOWING = [panel for panel in PANELS if panel.type != "text"]
+ROWS = [(board, raw) for board in BOARDS for raw in board.raw["panels"] if raw["type"] == "row"]
+ANNOTATIONS = [(board, one) for board in BOARDS for one in board.annotations]
+
+VARIABLES = {"datasource", "traces", "job", "worker", "class"}
+SOURCES = {"prometheus": "${datasource}", "tempo": "${traces}"}
+KINDS = ("system", "unknown", "user")
+
+NASTY = ('say "hi"', "C:\\temp\\new", "it's", "a+b(c)|d.*", "${job}", "/")
+CHOICES: dict[str, dict[str, Any]] = {
+    "all": {},
+    "one": dict.fromkeys(("job", "worker", "class"), "flyte.errors.OOMError"),
+    "nasty": dict.fromkeys(("job", "worker", "class"), NASTY),
+}
+
+each_board = pytest.mark.parametrize("board", BOARDS, ids=lambda board: str(board.name))
+each_panel = pytest.mark.parametrize("panel", PANELS, ids=str)
+each_showing = pytest.mark.parametrize("panel", SHOWING, ids=str)
+
+
+def inside(raw: Any) -> Iterator[Any]:
+    """Everything in a piece of JSON, at any depth."""
+    yield raw
+    for below in raw.values() if isinstance(raw, dict) else raw if isinstance(raw, list) else ():
+        yield from inside(below)
+
+
+def strings(raw: Any) -> list[str]:
+    return [one for one in inside(raw) if isinstance(one, str)]
+
+
+def expressions(board: Board) -> list[str]:
+    """Every expression for Prometheus, of panels and annotations."""
+    asked = [target["expr"] for panel in board.panels for target in panel.targets]
+    return asked + [one["expr"] for one in board.annotations]
+
+
+# ---- The script
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="the SDK that builds them wants 3.11")
+@pytest.mark.filterwarnings("ignore:Prefer using dashboardv2:DeprecationWarning")
+def test_the_committed_boards_are_what_the_script_builds() -> None:
+    built = runpy.run_path(str(ROOT / "dashboards" / "build.py"))["boards"]()
+    assert built == {file.name: file.read_text() for file in DIRECTORY.glob("*.json")}
+
+
+# ---- Boards
+
+
+def test_the_boards_are_these() -> None:
+    assert {board.name: board.raw["title"] for board in BOARDS} == {
+        "faultlens-overview": "faultlens / Overview",
+        "faultlens-class": "faultlens / Class",
+        "faultlens-workers": "faultlens / Workers",
+    }
+
+
+@each_board
+def test_a_board_is_set_up(board: Board) -> None:
+    raw = board.raw
+    assert raw["schemaVersion"] == 42
+    assert raw["editable"] is False
+    assert raw["graphTooltip"] == 1, "the crosshair is shared"
+    assert raw["tags"] == ["faultlens"]
+    assert raw["description"]
+    assert "id" not in raw, "it is one server's"
+    for seconds in [raw["refresh"], *raw["timepicker"]["refresh_intervals"]]:
+        assert seconds == "30s" or seconds[-1] in "mh", seconds
+
+
+@each_board
+def test_the_boards_lead_to_one_another(board: Board) -> None:
+    (link,) = board.raw["links"]
+    assert (link["type"], link["tags"]) == ("dashboards", ["faultlens"])
+    assert link["includeVars"]
+    assert link["keepTime"]
+
+
+@each_board
+def test_links_and_annotations_are_in_sight(board: Board) -> None:
+    assert "inControlsMenu" not in strings(board.raw)
+    assert [one["hide"] for one in board.annotations] == [False, False]
+
+
+@each_board
+def test_no_panel_covers_another_and_there_are_no_holes(board: Board) -> None:
+    assert holes_and_overlaps(board.raw["panels"]) == {}
+    for row in (one for one in board.raw["panels"] if one["type"] == "row"):
+        assert row["collapsed"], "what is below the fold is folded away"
+        assert holes_and_overlaps(row["panels"], top=row["gridPos"]["y"] + 1) == {}
+
+
+def holes_and_overlaps(panels: list[Mapping[str, Any]], top: int = 0) -> dict[tuple[int, int], int]:
+    """How many panels cover each place that is not covered by one."""
+    places = [panel["gridPos"] for panel in panels]
+    covered = Counter(
+        (x, y)
+        for place in places
+        for x in range(place["x"], place["x"] + place["w"])
+        for y in range(place["y"], place["y"] + place["h"])
+    )
+    bottom = max(place["y"] + place["h"] for place in places)
+    grid = {(x, y) for x in range(24) for y in range(top, bottom)}
+    return {place: covered[place] for place in grid | set(covered) if covered[place] != 1}
+
+
+def test_holes_and_overlaps_are_found() -> None:
+    left = {"gridPos": {"x": 0, "y": 0, "w": 12, "h": 2}}
+    short = {"gridPos": {"x": 12, "y": 0, "w": 12, "h": 1}}
+    wide = {"gridPos": {"x": 0, "y": 0, "w": 24, "h": 2}}
+    assert holes_and_overlaps([left, short]) == {(x, 1): 0 for x in range(12, 24)}
+    assert set(holes_and_overlaps([wide, short]).values()) == {2}
+
+
+@each_board
+def test_ids_and_titles_are_unique(board: Board) -> None:
+    rows = [row for of, row in ROWS if of is board]
+    assert not [of for of, n in Counter(panel.title for panel in board.panels).items() if n > 1]
+    ids = [panel.raw["id"] for panel in board.panels] + [row["id"] for row in rows]
+    assert len(set(ids)) == len(ids)
+    assert all(ids)
+
+
+# ---- Panels
+
+
+@each_panel
+def test_a_panel_says_what_it_shows(panel: Panel) -> None:
+    assert panel.title
+    assert panel.raw["description"]
+
+
+@each_showing
+def test_a_panel_says_what_it_does_not_show(panel: Panel) -> None:
+    assert "exclude" in panel.raw["description"]
+
+
+@each_showing
+def test_a_panel_has_a_unit_and_words_for_nothing(panel: Panel) -> None:
+    assert panel.defaults.get("unit")
+    assert panel.defaults.get("noValue")
+    if panel.type != "stat":
+        assert re.match(r"(No|Nothing) ", panel.defaults["noValue"])
+
+
+@each_showing
+def test_thresholds_are_said(panel: Panel) -> None:
+    steps = panel.defaults["thresholds"]["steps"]
+    assert steps[0]["value"] is None
+    assert all(step["color"].startswith("#") or step["color"] == "transparent" for step in steps)
+    assert all(low["value"] < high["value"] for low, high in pairwise(steps[1:]))
+
+
+@pytest.mark.parametrize(
+    "panel", [panel for panel in SHOWING if panel.defaults.get("unit") == "locale"], ids=str
+)
+def test_counts_are_whole_and_begin_at_zero(panel: Panel) -> None:
+    assert panel.defaults["decimals"] == 0
+    if panel.title != "Change":
+        assert panel.defaults["min"] == 0
+
+
+@pytest.mark.parametrize(
+    "panel", [panel for panel in SHOWING if panel.type == "timeseries"], ids=str
+)
+def test_only_the_parts_of_a_total_are_stacked(panel: Panel) -> None:
+    custom = panel.defaults["custom"]
+    assert custom["stacking"]["mode"] == "normal"
+    (target,) = panel.targets
+    assert re.match(r"sum by \((kind|worker|reason)\) \(", target["expr"])
+
+
+@each_board
+def test_data_comes_from_the_chosen_sources(board: Board) -> None:
+    for one in inside(board.raw):
+        if isinstance(one, dict) and "datasource" in one and one["datasource"] is not None:
+            source = one["datasource"]
+            if isinstance(source, str):
+                assert source in SOURCES.values()
+            else:
+                assert SOURCES[source["type"]] == source["uid"]
+    for panel in board.panels:
+        for target in panel.raw.get("targets", ()):
+            assert target["datasource"] == panel.raw["datasource"]
+
+
+def test_failures_over_time_lead_to_traces() -> None:
+    for board, title in (
+        ("faultlens-overview", "Failures by kind"),
+        ("faultlens-class", "Failures by worker"),
+    ):
+        (of,) = [one for one in BOARDS if one.name == board]
+        (target,) = of.panel(title).targets
+        assert target["exemplar"] is True
+
+
+# ---- Colours
+
+
+def is_red(color: str) -> bool:
+    if not color.startswith("#"):
+        return "red" in color
+    red, green, blue = (int(color[i : i + 2], 16) / 255 for i in (1, 3, 5))
+    hue, saturation, _ = colorsys.rgb_to_hsv(red, green, blue)
+    return saturation > 0.3 and (hue < 25 / 360 or hue > 335 / 360)
+
+
+@pytest.mark.parametrize("color", ["#F2495C", "#D92B3A", "#C4162A", "#FF0000", "dark-red", "red"])
+def test_red_is_red(color: str) -> None:
+    assert is_red(color)
+
+
+def colors(raw: Any, of: str = "") -> Iterator[tuple[str, str]]:
+    """Each colour, and the series or the text that it is for; empty where it is for a value."""
+    if isinstance(raw, list):
+        for one in raw:
+            yield from colors(one, of)
+    elif isinstance(raw, dict):
+        of = str(raw.get("matcher", {}).get("options") or raw.get("text") or of)
+        for name, below in raw.items():
+            if name in ("color", "fixedColor", "iconColor") and isinstance(below, str):
+                yield below, of
+            yield from colors(below, of)
+
+
+def kind_colors(raw: Any) -> dict[str, set[str]]:
+    """The colours of what is named after a kind."""
+    found: dict[str, set[str]] = {kind: set() for kind in KINDS}
+    for color, of in colors(raw):
+        if of.lower() in found:
+            found[of.lower()].add(color)
+    return found
+
+
+def test_a_kind_has_one_colour_on_all_boards() -> None:
+    palette = kind_colors([board.raw for board in BOARDS])
+    assert [len(found) for found in palette.values()] == [1, 1, 1]
+    assert len(set.union(*palette.values())) == 3
+    for panel in PANELS:
+        if panel.title.lower() in KINDS:
+            above = panel.defaults["thresholds"]["steps"][-1]["color"]
+            assert {above} == palette[panel.title.lower()]
+
+
+def test_only_system_failures_are_red() -> None:
+    (system,) = kind_colors([board.raw for board in BOARDS])["system"]
+    assert is_red(system)
+    for panel in PANELS:
+        for color, of in colors(panel.raw):
+            if is_red(color):
+                assert color == system
+                assert of.lower() == "system" or panel.title in ("System", "Worst kind")
+    for _, annotation in ANNOTATIONS:
+        assert not is_red(annotation["iconColor"])
+    # The other modes take colours from palettes that have red in them.
+    modes = {one["mode"] for one in inside([board.raw for board in BOARDS]) if is_color(one)}
+    assert modes <= {"thresholds", "fixed", "shades"}
+
+
+def is_color(raw: Any) -> bool:
+    return isinstance(raw, dict) and "mode" in raw and set(raw) <= {"mode", "fixedColor"}
+
+
+# ---- Variables
+
+
+@each_board
+def test_a_board_has_the_variables(board: Board) -> None:
+    raw = {variable.name: variable.raw for variable in board.variables}
+    assert list(raw) == ["datasource", "traces", "job", "worker", "class"]
+    assert (raw["datasource"]["type"], raw["datasource"]["query"]) == ("datasource", "prometheus")
+    assert raw["datasource"]["label"] == "Data source"
+    assert (raw["traces"]["type"], raw["traces"]["query"]) == ("datasource", "tempo")
+    for name in ("job", "worker", "class"):
+        assert raw[name]["allValue"] == ".+"
+        assert raw[name]["includeAll"]
+        assert raw[name]["refresh"] == 2, "on a change of the time range"
+        assert raw[name]["multi"] is (name != "class" or board.name != "faultlens-class")
+
+
+@each_board
+def test_a_variable_depends_on_those_before_it(board: Board) -> None:
+    before: list[str] = []
+    for variable in board.variables:
+        if variable.is_asked:
+            assert re.findall(r"\$\{(\w+):regex\}", variable.query) == before
+            before.append(variable.name)
+
+
+# What Grafana fills in itself, where we use it.
+GIVEN = {
+    "expression": {"__range", "__range_s", "__interval", "__interval_ms", "__rate_interval"}
+    | {"__from", "__to"},
+    "link": {"__url_time_range", "__from", "__to", "__field", "__data"},
+}
+
+
+@each_board
+def test_every_variable_that_is_used_exists(board: Board) -> None:
+    for expression in expressions(board) + [variable.query for variable in board.variables]:
+        assert used(expression) <= VARIABLES | GIVEN["expression"]
+    for url in urls(board):
+        assert used(url) <= VARIABLES | GIVEN["link"]
+
+
+def used(text: str) -> set[str]:
+    return {one or other for one, other in re.findall(r"\$\{(\w+)[^}]*\}|\$(\w+)", text)}
+
+
+@each_board
+def test_a_name_with_quotes_cannot_end_a_string(board: Board) -> None:
+    for text in strings(board.raw):
+        if ":regex}" in text:
+            assert len(re.findall(r"=~ ?`\$\{\w+:regex\}`", text)) == text.count(":regex}")
+
+
+# ---- Expressions
+
+
+@pytest.mark.parametrize("chosen", CHOICES.values(), ids=CHOICES)
+@each_board
+def test_expressions_are_promql(board: Board, chosen: dict[str, Any]) -> None:
+    for expression in expressions(board):
+        parsed(board, expression, chosen)
+    for variable in board.variables:
+        if variable.is_asked:
+            inner = re.fullmatch(r"label_values\((.+), \w+\)", variable.query)
+            assert inner
+            parsed(board, inner[1], chosen)
+
+
+def parsed(board: Board, expression: str, chosen: Mapping[str, Any] | None = None) -> Any:
+    """The tree of an expression with its variables filled in."""
+    text = board.fill(expression, View(end=1_800_000_000, chosen=chosen or {}), step=60)
+    # The parser reads backslashes between backquotes, where PromQL has none.
+    return promql.parse(re.sub(r"`([^`]*)`", lambda string: json.dumps(string[1]), text))
+
+
+@each_board
+def test_counters_are_only_where_resets_do_no_harm(board: Board) -> None:
+    for expression in expressions(board):
+        assert misused(parsed(board, expression)) == []
+
+
+OF_COUNTERS = {"increase", "resets", "last_over_time", "min_over_time", "count_over_time"}
+
+
+def misused(node: Any, function: str = "") -> list[str]:
+    """The counters, by their names, that are read in a way which is wrong for counters."""
+    if isinstance(node, promql.VectorSelector):
+        name = node.name or ""
+        return [name] if name.endswith("_total") and function not in OF_COUNTERS else []
+    if isinstance(node, promql.Call):
+        function = node.func.name
+    elif isinstance(node, promql.SubqueryExpr):
+        function = ""  # it takes an instant's values, whatever is around it
+    elif isinstance(node, promql.AggregateExpr) and str(node.op) == "group":
+        return []  # it does not look at values
+    return [name for child in children(node) for name in misused(child, function)]
+
+
+def children(node: Any) -> list[Any]:
+    if isinstance(node, promql.Call):
+        return list(node.args)
+    below = ("lhs", "rhs", "expr", "param", "vector_selector")
+    return [child for name in below if (child := getattr(node, name, None)) is not None]
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "sum(x_total)",
+        "avg_over_time(x_total[5m])",
+        'topk(3, x_total{a="1"}) / y',
+        "last_over_time((x_total)[5m:1m])",
+    ],
+)
+def test_a_misused_counter_is_found(expression: str) -> None:
+    assert misused(promql.parse(expression)) == ["x_total"]
+
+
+@each_board
+def test_rates_have_the_interval_for_rates(board: Board) -> None:
+    for expression in expressions(board):
+        for window in re.findall(r"\bi?rate\([^()\[]*\[([^\]]*)\]", expression):
+            assert window == "$__rate_interval"
+
+
+@each_board
+def test_what_is_extrapolated_is_rounded(board: Board) -> None:
+    for expression in expressions(board):
+        assert expression.count("increase(") == expression.count("round(increase(")
+
+
+# ---- Links
+
+
+def urls(board: Board) -> list[str]:
+    return [one["url"] for one in inside(board.raw) if isinstance(one, dict) and "url" in one]
+
+
+@each_board
+def test_links_to_boards_arrive(board: Board) -> None:
+    there = {one.name: one for one in BOARDS}
+    links = [url for url in urls(board) if url.startswith("/d/")]
+    assert links
+    for url in links:
+        uid, _, query = url.removeprefix("/d/").partition("?")
+        parts = query.split("&")
+        assert parts.pop(0) == "${__url_time_range}"
+        views = [part for part in parts if part.startswith("viewPanel=")]
+        for view in views:
+            parts.remove(view)
+            assert view == f"viewPanel={there[uid].panel('Traces').raw['id']}"
+        carried = [re.sub(r"^\$\{(\w+):queryparam\}$", r"var-\1=", part) for part in parts]
+        assert [one.partition("=")[0] for one in carried] == [
+            f"var-{variable.name}" for variable in there[uid].variables
+        ]
+
+
+@each_board
+def test_links_to_values_quote_them(board: Board) -> None:
+    for url in urls(board):
+        for value in re.findall(r"var-\w+=([^&]+)", url):
+            assert re.fullmatch(r"\$\{__(data\.fields|field\.labels)\.\w+:percentencode\}", value)
+
+
+def panes(url: str) -> dict[str, Any]:
+    query = urllib.parse.parse_qs(urllib.parse.urlsplit(url).query)
+    (pane,) = json.loads(query["panes"][0]).values()
+    return dict(pane)
+
+
+@each_board
+def test_links_to_explore_carry_source_and_time(board: Board) -> None:
+    for url in urls(board):
+        assert url.startswith(("/d/", "/explore?schemaVersion=1&"))
+        if url.startswith("/explore"):
+            pane = panes(url)
+            assert pane["datasource"] == pane["queries"][0]["datasource"]["uid"] == "${traces}"
+            assert pane["range"] == {"from": "${__from}", "to": "${__to}"}
+
+
+def test_every_class_leads_to_its_board_and_its_traces() -> None:
+    (overview,) = [board for board in BOARDS if board.name == "faultlens-overview"]
+    links = [
+        link["url"]
+        for of in overview.panel("Issues").raw["fieldConfig"]["overrides"]
+        for name in of["properties"]
+        if name["id"] == "links"
+        for link in name["value"]
+    ]
+    assert [url.partition("?")[0] for url in links] == ["/d/faultlens-class"] * 2
+    assert all("var-class=${__data.fields.class:percentencode}" in url for url in links)
+
+
+# ---- TraceQL
+
+
+def traceql() -> list[str]:
+    """Every query for traces, of panels and of links."""
+    asked = [
+        board.fill(target["query"], View(end=1_800_000_000, chosen=chosen), step=60)
+        for board in BOARDS
+        for panel in board.panels
+        for target in panel.raw.get("targets", ())
+        if target.get("queryType") == "traceql"
+        for chosen in CHOICES.values()
+    ]
+    linked = [
+        panes(url)["queries"][0]["query"]
+        for board in BOARDS
+        for url in urls(board)
+        if url.startswith("/explore")
+    ]
+    return asked + linked
+
+
+def test_traces_are_asked_for_by_their_events() -> None:
+    queries = traceql()
+    assert queries
+    for query in queries:
+        assert query.startswith('{ event:name = "exception" && event.faultlens.role = "origin" && ')
+        bare = re.sub(r'`[^`]*`|"[^"]*"', "", query)
+        assert set(re.findall(r"[\w.:]+", bare)) <= {
+            "event:name",
+            "event.exception.message",
+            "event.exception.type",
+            "event.faultlens.code",
+            "event.faultlens.kind",
+            "event.faultlens.role",
+            "event.faultlens.worker",
+            "select",
+        }
+
+
+@needs("node")
+@pytest.mark.skipif(
+    not (TOOLS / "node_modules" / "@grafana" / "lezer-traceql").exists() and "CI" not in os.environ,
+    reason="@grafana/lezer-traceql is not installed in .venv/tools",
+)
+def test_traceql_is_traceql() -> None:
+    wrong = ['{ event:nam = "exception" }', '{ event.exception.type =~ "a" && }']
+    script = Path(__file__).with_name("traceql.mjs")
+    ran = subprocess.run(
+        ["node", str(script), str(TOOLS)],
+        input=json.dumps(traceql() + wrong),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert json.loads(ran.stdout) == wrong

@@ -1,0 +1,265 @@
+"""The boards on the real demo, which a real Prometheus scrapes: what they ask, they are told."""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+from collections import Counter
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from faultlens import endpoint
+from faultlens.demo import workload
+from faultlens.demo.scrape import KINDS, Scrape
+from tests.dashboards.panels import Answer, Board, Panel, View, ask, board, boards
+from tests.servers import Prometheus, Receiver, needs, prometheus, running, until
+
+pytestmark = needs("prometheus")
+
+CONFIG = """
+global:
+  scrape_interval: 500ms
+  scrape_timeout: 500ms
+scrape_configs:
+  - job_name: demo
+    static_configs:
+      - targets: ["{target}"]
+"""
+
+# Prometheus sees its zeros before it begins, as it would of a worker that does not fail at once.
+PROGRAM = f"""
+import logging, os, sys
+logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+import flyte.errors, durable_workflow
+from faultlens.demo import workload
+os.environ["OTEL_EXPORTER_OTLP_ENDPOINT"] = sys.argv[1]
+print("{workload.READY}", flush=True)
+sys.stdin.readline()
+workload.main(["--until-stdin-closes", "--rounds", "1", "--pause", "0"])
+"""
+
+MAY_BE_EMPTY = {
+    "Dropped by reason": "faultlens drops nothing",
+    "Deploys": "its version does not change",
+}
+"""What shows nothing on the demo, and why."""
+
+
+class Demo(NamedTuple):
+    """The demo when it has ended: what its /metrics says, and Prometheus, which knows the same."""
+
+    server: Prometheus
+    scrape: Scrape
+    codes: Counter[tuple[str, str]]
+    """How often each class had each code."""
+    receiver: Receiver
+    """What it sends its traces to."""
+    view: View
+
+    def failures(self, label: str) -> Counter[str]:
+        """By a label of `faultlens.demo.scrape.Row`."""
+        found: Counter[str] = Counter()
+        for row in self.scrape.rows:
+            found[getattr(row, label)] += row.count
+        return found
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
+    pytest.importorskip("flyte")
+    pytest.importorskip("durable_workflow")
+    directory = tmp_path_factory.mktemp("prometheus")
+    with Receiver() as receiver, running("-c", PROGRAM, receiver.url) as program:
+        program.line_with(workload.READY)
+        config = CONFIG.format(target=program.target)
+        flag = "--enable-feature=exemplar-storage"
+        with prometheus(directory, config, flag) as server:
+            # Known for some steps already: what fails then is new.
+            server.wait_for("count_over_time(faultlens_info[1m]) > 4")
+            program.tell("begin")
+            program.line_with(workload.DONE)
+            server.wait_for_scrape()
+            page = endpoint.fetch(f"http://{program.target}/metrics")
+            yield Demo(
+                server,
+                program.scrape(),
+                _codes(page),
+                receiver,
+                # A step ends with it, however many of them there are.
+                View(time.time() // 10 * 10 + 10, seconds=300, scrape=1),
+            )
+
+
+def _codes(page: str) -> Counter[tuple[str, str]]:
+    return Counter(
+        {
+            (sample.labels["class"], sample.labels["code"]): int(sample.value)
+            for family in text_string_to_metric_families(page)
+            for sample in family.samples
+            if sample.name == "faultlens_failure_codes_total"
+        }
+    )
+
+
+def _trace_ids(receiver: Receiver) -> set[str]:
+    from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+    return {
+        span.trace_id.hex()
+        for path, body in list(receiver.bodies)
+        if path == "/v1/traces"
+        for resource in ExportTraceServiceRequest.FromString(body).resource_spans
+        for scope in resource.scope_spans
+        for span in scope.spans
+    }
+
+
+OVERVIEW, CLASS, WORKERS = board("overview"), board("class"), board("workers")
+
+LABEL = re.compile(r"{{\s*(\w+)\s*}}")
+
+every_board = pytest.mark.parametrize("of", boards(), ids=lambda of: of.name)
+every_panel = pytest.mark.parametrize(
+    "panel", [panel for of in boards() for panel in of.panels if panel.targets], ids=str
+)
+
+
+def seen(demo: Demo, panel: Panel) -> list[Answer]:
+    """What a panel asks; on the board of one class, for each of those that failed."""
+    choices: list[dict[str, str]] = [{}]
+    if panel.board == CLASS:
+        choices = [{"class": type_} for type_ in demo.failures("type")]
+    return [
+        answer
+        for chosen in choices
+        for answer in panel.ask(demo.server, demo.view._replace(chosen=chosen))
+    ]
+
+
+@every_panel
+def test_every_query_has_something_to_show(panel: Panel, demo: Demo) -> None:
+    values: dict[str, list[float]] = {target["refId"]: [] for target in panel.targets}
+    for answer in seen(demo, panel):
+        values[answer.target["refId"]] += [
+            value for sample in answer.samples for _, value in sample.values
+        ]
+
+    if panel.title in MAY_BE_EMPTY:
+        assert not any(values.values()), "it is not empty: take it off the list"
+        return
+    for found in values.values():
+        assert any(found), "nothing, or nothing but 0"
+        assert all(map(math.isfinite, found))
+
+
+@every_panel
+def test_legends_name_labels_that_there_are(panel: Panel, demo: Demo) -> None:
+    for answer in seen(demo, panel):
+        for sample in answer.samples:
+            assert set(LABEL.findall(answer.legend)) <= set(sample.labels)
+
+
+@every_board
+def test_every_variable_has_something_to_choose(of: Board, demo: Demo) -> None:
+    options = {
+        variable.name: set(variable.options(demo.server, of, demo.view))
+        for variable in of.variables
+        if variable.is_asked
+    }
+
+    assert options["job"] == {"demo"}
+    assert options["worker"] >= set(demo.failures("worker"))
+    assert options["class"] >= set(demo.failures("type"))
+
+
+@every_board
+def test_every_annotation_marks_something(of: Board, demo: Demo) -> None:
+    for annotation in of.annotations:
+        marks = of.annotated(demo.server, annotation, demo.view, step=1)
+
+        if annotation["name"] in MAY_BE_EMPTY:
+            assert not marks, "it is not empty: take it off the list"
+            continue
+        assert marks, annotation
+        words = annotation["titleFormat"] + annotation["textFormat"]
+        for mark in marks:
+            assert set(LABEL.findall(words)) <= set(mark.labels)
+
+
+def test_every_class_is_new_once(demo: Demo) -> None:
+    (annotation,) = [a for a in OVERVIEW.annotations if a["name"] == "New classes"]
+
+    marks = OVERVIEW.annotated(demo.server, annotation, demo.view, step=1)
+
+    found = {mark.labels["class"]: len(mark.values) for mark in marks}
+    assert found == dict.fromkeys(demo.failures("type"), 1)
+
+
+def test_stats_are_what_metrics_says(demo: Demo) -> None:
+    expected = demo.failures("kind")
+
+    for kind in KINDS:
+        shown = OVERVIEW.panel(kind.capitalize()).values(demo.server, demo.view)
+        assert list(shown.values()) == [expected[kind]]
+    assert set(expected) == set(KINDS)
+
+
+def test_issues_are_what_metrics_says(demo: Demo) -> None:
+    rows = OVERVIEW.panel("Issues").rows(demo.server, demo.view)
+
+    assert Counter({row["Class"]: row["Failures"] for row in rows}) == demo.failures("type")
+    for row in rows:
+        of_it = [
+            one for one in demo.scrape.rows if (one.type, one.kind) == (row["Class"], row["Kind"])
+        ]
+        assert row["Workers"] == len({one.worker for one in of_it})
+        assert row["Last seen"] == pytest.approx(1000 * max(one.last for one in of_it))
+        assert demo.view.start * 1000 < row["First seen"] <= row["Last seen"]
+
+
+def test_workers_are_what_metrics_says(demo: Demo) -> None:
+    by_worker = WORKERS.panel("Failures by worker").values(demo.server, demo.view)
+    assert by_worker == demo.failures("worker")
+
+    suppressed = WORKERS.panel("Suppressed by reason").values(demo.server, demo.view)
+    assert suppressed == dict(demo.scrape.suppressed)
+
+
+def test_codes_are_what_metrics_says(demo: Demo) -> None:
+    for type_ in {type_ for type_, _ in demo.codes}:
+        view = demo.view._replace(chosen={"class": type_})
+        expected = {code: number for (of, code), number in demo.codes.items() if of == type_}
+
+        assert CLASS.panel("Codes").values(demo.server, view) == expected
+
+
+def test_what_runs_there(demo: Demo) -> None:
+    (row,) = WORKERS.panel("Targets").rows(demo.server, demo.view)
+
+    info = dict(demo.scrape.info)
+    assert row["faultlens"] == info["version"]
+    assert row["Detector"] == info["detector"]
+    assert row["Flyte"] == info["flyte"]
+    assert row["State"] == 1
+
+
+def test_exemplars_lead_to_traces_that_were_sent(demo: Demo) -> None:
+    pytest.importorskip("opentelemetry.exporter.otlp.proto.http")
+    asked = [
+        OVERVIEW.fill(target["expr"], demo.view, 1)
+        for panel in OVERVIEW.panels
+        for target in panel.targets
+        if target.get("exemplar")
+    ]
+    assert asked
+
+    times = {"start": demo.view.start, "end": demo.view.end}
+    answers = [ask(demo.server, "query_exemplars", {"query": one, **times}) for one in asked]
+
+    ids = {one["labels"]["trace_id"] for found in answers for s in found for one in s["exemplars"]}
+    assert all(answers)
+    until(lambda: ids <= _trace_ids(demo.receiver), "the traces")
