@@ -69,18 +69,18 @@ class Instruments:
             self._declared = True
             # The global provider's, or, until the program sets it, what stands in for that.
             meter = sys.modules["opentelemetry.metrics"].get_meter(SCOPE, self._version)
-            self._declare(meter, lambda: True)
+            self._declare(meter)
         elif module.__name__ == "opentelemetry.exporter.prometheus":
             return _keep_out_of(module.PrometheusMetricReader)
         return None
 
-    def _declare(self, meter: Any, wanted: Callable[[], bool]) -> None:
-        """Have a meter report all counters; nothing while they are not `wanted`."""
+    def _declare(self, meter: Any) -> None:
+        """Have a meter report all counters."""
         observed: list[Counts] = []  # what a parent process had counted before the first time
 
         def read() -> Iterable[Metric]:
             poll = self._poll
-            if poll is None or not wanted():
+            if poll is None:
                 return []
             poll()
             if not observed:
@@ -110,17 +110,19 @@ class Instruments:
             process.merge(Resource.create()),
             shutdown_on_exit=False,
         )
-        meter = provider.get_meter(SCOPE, self._version)
-        self._declare(meter, lambda: not _program_has_a_provider())
+        self._declare(provider.get_meter(SCOPE, self._version))
         return provider
 
     def _send(self) -> None:
+        if _program_has_a_provider():  # by now: it reports them
+            return
         if self._own is None:
             self._own = self._provider()
         self._own.force_flush()
 
     def _end(self) -> None:
-        self._own.shutdown()
+        if self._own is not None:
+            self._own.shutdown()
 
     def _after_fork(self) -> None:
         self._own = None
