@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -42,7 +43,7 @@ def test_without_a_command_it_explains_itself() -> None:
     assert done.returncode == 2
     assert done.stdout == ""
     for name in ("demo", "dashboards", "doctor", "classes", "serve"):
-        assert f"\n    {name} " in done.stderr
+        assert re.search(rf"^    {name}\s", done.stderr, re.MULTILINE)
 
 
 @pytest.mark.parametrize("name", ["demo", "dashboards", "doctor", "classes", "serve"])
