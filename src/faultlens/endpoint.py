@@ -15,9 +15,6 @@ STORE_HEADER = "Faultlens-Store"
 
 _TIMEOUT = 5.0
 
-# Not through http_proxy: what is asked runs on this host.
-_opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-
 
 def address(host: str, port: int) -> str:
     """``host:port``, with an IPv6 address in brackets."""
@@ -61,8 +58,11 @@ def store_served(url: str) -> str | None:
 
 
 def _get(url: str) -> tuple[Message, str]:
+    # Not through http_proxy: what is asked runs on this host. Made here and not at import: it loads
+    # all certificates of the system, which takes 20 ms.
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with _opener.open(url, timeout=_TIMEOUT) as response:
+        with opener.open(url, timeout=_TIMEOUT) as response:
             page: bytes = response.read()
             return response.headers, page.decode(errors="replace")
     except HTTPException as error:  # something else than HTTP is spoken there
