@@ -359,6 +359,13 @@ class TestStore:
         ((_, text),) = report.of("store")
         assert text.startswith(f"{tmp_path / 'file'} is no directory")
 
+    def test_a_damaged_file_is_told_in_its_line(self, tmp_path: Path) -> None:
+        (tmp_path / "counts.v1.db").write_bytes(b"no database, but long enough to be one" * 400)
+        report = doctor(env={"FAULTLENS_STORE": str(tmp_path)})
+        ((mark, text),) = report.of("store")
+        assert mark == "warn"
+        assert "was damaged (file is not a database) and is replaced by a new one" in text
+
 
 class TestSpans:
     def test_without_an_exporter_they_are_the_programs_own(self) -> None:

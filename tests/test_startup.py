@@ -185,6 +185,28 @@ def test_disable_restores_every_attribute_that_enable_patched() -> None:
     assert found == [True, True, 2, []]
 
 
+def test_what_was_raised_and_not_yet_seen_is_counted_by_disable() -> None:
+    """On 3.10 and 3.11 that is what was raised in another thread than it was made in."""
+    assert children.report("""
+            import threading
+            import faultlens, flyte.errors, inside
+            from faultlens import pipeline
+            made = []
+            maker = threading.Thread(target=lambda: made.append(flyte.errors.OOMError("OOM", "m")))
+            maker.start()
+            maker.join()
+            try:
+                raise made[0]
+            except flyte.errors.OOMError:
+                pass
+            counters = pipeline.running().counters
+            faultlens.disable()
+            counted = {series.metric: count.number for series, count in counters.since({}).items()
+                       if count.number}
+            inside.report(counted)
+        """) == {"failures": 1, "failure_codes": 1}
+
+
 def test_counts_go_on_where_disable_left_them() -> None:
     found = children.report("""
         import faultlens, flyte.errors, inside

@@ -75,8 +75,11 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.command == "demo":
         return _demo(arguments)
     if arguments.command == "serve":
-        from faultlens import serve
-
+        try:
+            from faultlens import serve
+        except ImportError as error:  # a Python that was built without SQLite
+            print(f"faultlens serve: {error}: there can be no store here", file=sys.stderr)
+            return 1
         return serve.serve(host=arguments.host, port=arguments.port, store=arguments.store)
     if arguments.command == "dashboards":
         from faultlens import dashboards

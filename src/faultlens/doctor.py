@@ -22,16 +22,18 @@ from enum import Enum
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import faultlens
 from faultlens import endpoint, rules, startup
 from faultlens import settings as settings_module
 from faultlens.classes import load_sdks
-from faultlens.exposition.store import Store
 from faultlens.sdks import ERRORS_MODULES, Sdk
 from faultlens.settings import VARIABLES, Settings
 from faultlens.sinks import exporters
+
+if TYPE_CHECKING:
+    from faultlens.exposition.store import Store
 
 __all__ = ["Check", "Mark", "examine"]
 
@@ -80,8 +82,8 @@ def _checks(enabled: bool, record: bool) -> Iterator[Check]:
     yield from _rules(settings, sdks)
     yield from _unknown_classes("suppress", settings.suppress, sdks)
     yield _worker(settings)
-    store = Store(settings.store, _nothing) if settings.store is not None else None
-    yield _store(store)
+    store, check = _store(settings)
+    yield check
     yield _metrics(settings, store)
     yield from _spans(settings)
     yield from _counters(settings)
@@ -236,25 +238,30 @@ def _source_of_fallback(worker: str) -> str:
 # Where does it go?
 
 
-def _store(store: Store | None) -> Check:
-    if store is None:
+def _store(settings: Settings) -> tuple[Store | None, Check]:
+    """The store, if it can be used, and what is to be said of it."""
+    if settings.store is None:
         text = "off: counts live in their process's memory and end with it"
-        return Check(Mark.OK, "store", text)
+        return None, Check(Mark.OK, "store", text)
     try:
-        store.open()
+        from faultlens.exposition.store import Store
+
+        store = Store(settings.store, _nothing)
+        with _warnings() as warnings:
+            store.open()
+            series = sum(1 for count in store.read().values() if count.number)
     except Exception as error:
         text = f"{error}: counts would live in their process's memory"
-        return Check(Mark.FAIL, "store", text)
-    with _warnings() as warnings:
-        series = sum(1 for count in store.read().values() if count.number)
+        return None, Check(Mark.FAIL, "store", text)
     store.end()
     if warnings:
-        return Check(Mark.WARN, "store", "; ".join(warnings))
-    return Check(Mark.OK, "store", f"{store.directory}, with {series} series that are not 0")
+        return store, Check(Mark.WARN, "store", "; ".join(warnings))
+    text = f"{store.directory}, with {series} series that are not 0"
+    return store, Check(Mark.OK, "store", text)
 
 
 def _metrics(settings: Settings, store: Store | None) -> Check:
-    if "prometheus" in settings.metrics_exporters:
+    if settings.otel_serves:
         return _opentelemetry_reader()
     where = endpoint.address(settings.host, settings.port)
     error = endpoint.bind_error(settings.host, settings.port)
@@ -290,10 +297,8 @@ def _opentelemetry_reader() -> Check:
 
 def _spans(settings: Settings) -> Iterator[Check]:
     yield Check(Mark.OK, "spans", f"on the current span; where there is none, {_own(settings)}")
-    with _warnings() as warnings:
-        exporters.load("traces", settings)
-    for warning in warnings:
-        yield Check(Mark.FAIL, "spans", warning)
+    for problem in _problems_with_exporters("traces", settings):
+        yield Check(Mark.FAIL, "spans", problem)
 
 
 def _own(settings: Settings) -> str:
@@ -321,10 +326,18 @@ def _counters(settings: Settings) -> Iterator[Check]:
         return
     text = f"sent by {', '.join(names)} where the program has no meter provider"
     yield Check(Mark.OK, "counters", text)
-    with _warnings() as warnings:
-        exporters.load("metrics", settings)
-    for warning in warnings:
-        yield Check(Mark.FAIL, "counters", warning)
+    for problem in _problems_with_exporters("metrics", settings):
+        yield Check(Mark.FAIL, "counters", problem)
+
+
+def _problems_with_exporters(signal: exporters.Signal, settings: Settings) -> list[str]:
+    with _warnings() as problems:
+        for make in exporters.load(signal, settings):
+            try:
+                make()
+            except Exception as error:  # of a variable that faultlens does not read
+                problems.append(f"its exporter cannot be made: {error}")
+    return problems
 
 
 # What is set?

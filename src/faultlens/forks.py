@@ -15,6 +15,10 @@ T = TypeVar("T")
 no_fork = threading.RLock()
 """No other thread forks the process while this is held; what is done meanwhile must be short."""
 
+_before: list[Callable[[], None]] = []
+_after_in_parent: list[Callable[[], None]] = []
+_after_in_child: list[Callable[[], None]] = []
+
 
 def at_fork(
     *,
@@ -32,18 +36,41 @@ def at_fork(
 
         return run
 
-    wanted = {
-        "before": before,
-        "after_in_parent": after_in_parent,
-        "after_in_child": after_in_child,
-    }
-    _register(**{when: for_each(do) for when, do in wanted.items() if do is not None})
+    for hooks, action in (
+        (_before, before),
+        (_after_in_parent, after_in_parent),
+        (_after_in_child, after_in_child),
+    ):
+        if action is not None:
+            hooks.append(for_each(action))
     return objects
 
 
-def _register(**hooks: Callable[[], object]) -> None:
-    if hasattr(os, "register_at_fork"):
-        os.register_at_fork(**hooks)
+def _call(hooks: list[Callable[[], None]]) -> None:
+    for hook in hooks:
+        hook()
 
 
-_register(before=no_fork.acquire, after_in_parent=no_fork.release, after_in_child=no_fork.release)
+def _ahead() -> None:
+    # Before all else: who has it may be interrupted by a finalizer that counts a failure, and so
+    # waits for a lock that the forking thread must not have by then.
+    no_fork.acquire()
+    _call(_before)
+
+
+def _in_parent() -> None:
+    try:
+        _call(_after_in_parent)
+    finally:
+        no_fork.release()
+
+
+def _in_child() -> None:
+    try:
+        _call(_after_in_child)
+    finally:
+        no_fork.release()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_ahead, after_in_parent=_in_parent, after_in_child=_in_child)

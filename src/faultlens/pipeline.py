@@ -96,7 +96,7 @@ class Pipeline:
         counters.keep_in(self.store)
         self.server: MetricsServer | None = None
         self._registry = _register(self)
-        self._served_elsewhere = "prometheus" in settings.metrics_exporters
+        self._served_elsewhere = settings.otel_serves
         self.instruments.start(self.hook.poll, exporters.load("metrics", settings), self.flusher)
         self._sdk_of_root: dict[int, Sdk] = {}  # by id: a metaclass of the user's may break hashing
         self._hooked: set[tuple[str, str]] = set()  # SDK and module
@@ -159,16 +159,16 @@ class Pipeline:
 
     def stop(self) -> None:
         """Record nothing any more and restore everything that was patched."""
+        self.hook.poll()
         self.hook.stop()
         for undo in reversed(self._undo):
             undo()
         self.spans.stop()
-        self.flusher.shut_down()
-        self.instruments.stop()
         self._stop_serving()
         self._registry.unregister(self)
         atexit.unregister(self._finish)
         self._finish()
+        self.instruments.stop()
         self.counters.keep_in(None)
 
     # What the adapters report: see `faultlens.sdks.Recorder`.
@@ -218,6 +218,7 @@ class Pipeline:
     def _finish(self) -> None:
         """At the end, of the process too: write what was seen late, or could not be written."""
         self.hook.poll()
+        self.flusher.shut_down()
         if self.store is not None:
             self.store.end()
 

@@ -63,6 +63,11 @@ class Settings:
     fallback_worker: str
     """The name for an exception whose SDK has no worker for it either."""
 
+    @property
+    def otel_serves(self) -> bool:
+        """Whether OpenTelemetry's Prometheus reader serves the counters."""
+        return "prometheus" in self.metrics_exporters and not self.otel_disabled
+
 
 def _text(value: str) -> str:
     return value.strip()

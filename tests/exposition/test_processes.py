@@ -259,6 +259,159 @@ def test_a_child_that_is_forked_while_the_store_is_opened_and_stays_there_holds_
         assert host.counted() == {"failures": 2}
 
 
+def test_a_fork_by_a_signal_handler_in_the_middle_of_a_fork_leaves_the_store_to_all(
+    host: Host,
+) -> None:
+    host.run("""
+        import faulthandler
+        from faultlens import pipeline
+        faulthandler.dump_traceback_later(10, exit=True)  # rather than hang
+
+        def forks(*_):
+            pids.append(child(lambda: fail(2)))
+
+        def closes():  # as each fork does first
+            database.close = close
+            os.kill(os.getpid(), signal.SIGUSR1)
+            close()
+
+        fail()
+        signal.signal(signal.SIGUSR1, forks)
+        database, pids = pipeline.running().store._database, []
+        close, database.close = database.close, closes
+        pids.append(child(lambda: fail(4)))
+        assert [ended(pid) for pid in pids] == [0, 0]
+        other = threading.Thread(target=fail, args=(8,))
+        other.start()
+        other.join()
+    """)
+    assert host.counted() == {"failures": 15}
+
+
+def test_the_exit_of_a_child_that_is_forked_in_the_middle_of_a_write_is_the_child_s(
+    host: Host,
+) -> None:
+    """It does not go on with its parent's program."""
+    host.run("""
+        from types import SimpleNamespace
+        from faultlens.exposition import database
+
+        def forks(*_):
+            pids.append(os.fork())
+            if pids == [0]:
+                sys.exit(7)
+
+        def interrupted(values):
+            database.chain = chain
+            os.kill(os.getpid(), signal.SIGUSR1)
+            return chain.from_iterable(values)
+
+        signal.signal(signal.SIGUSR1, forks)
+        pids, chain = [], database.chain
+        database.chain = SimpleNamespace(from_iterable=interrupted)
+        fail()
+        if pids == [0]:
+            os._exit(1)
+        status = ended(*pids)
+        assert status == 7, status
+    """)
+    assert host.counted() == {"failures": 1}
+
+
+# Interrupted, by what counts too.
+
+
+@pytest.mark.parametrize("what", ["signal handler", "finalizer"])
+def test_what_interrupts_the_store_s_work_may_count_while_another_thread_wants_to(
+    host: Host, what: str
+) -> None:
+    host.run(
+        """
+        import faulthandler
+        from faultlens import pipeline
+        faulthandler.dump_traceback_later(10, exit=True)  # rather than hang
+
+        class Lock:
+            def __init__(self, lock):
+                self.lock = lock
+
+            def __enter__(self):
+                if threading.current_thread() is other:
+                    waits.set()
+                self.lock.acquire()
+
+            def __exit__(self, *_):
+                self.lock.release()
+
+        class Resource:
+            def __del__(self):
+                fail()
+
+        def interrupted():
+            database.read = read
+            other.start()
+            waits.wait()
+            if sys.argv[1] == "finalizer":
+                Resource()
+            else:
+                os.kill(os.getpid(), signal.SIGUSR1)
+            return read()
+
+        fail()
+        signal.signal(signal.SIGUSR1, lambda *_: fail())
+        other, waits = threading.Thread(target=fail, daemon=True), threading.Event()
+        store = pipeline.running().store
+        store.lock = Lock(store.lock)
+        database = store._database
+        read, database.read = database.read, interrupted
+        store.read()
+        other.join()
+        """,
+        what,
+    )
+    assert host.counted() == {"failures": 3}
+
+
+def test_a_log_handler_may_count_while_another_thread_logs_that_the_store_cannot_be_used(
+    host: Host,
+) -> None:
+    done = host.run("""
+        import faulthandler, logging
+        from faultlens import pipeline
+        faulthandler.dump_traceback_later(10, exit=True)  # rather than hang
+
+        class Handler(logging.Handler):
+            def handle(self, record):
+                if threading.current_thread() is not other:
+                    waits.set()
+                return super().handle(record)
+
+            def emit(self, record):
+                if record.name != "app":
+                    print(record.getMessage())
+                    return
+                emits.set()
+                waits.wait()
+                fail()
+
+        def cannot_open():
+            raise OSError("the disk is gone")
+
+        logging.getLogger().addHandler(Handler())
+        emits, waits = threading.Event(), threading.Event()
+        other = threading.Thread(target=logging.getLogger("app").error, args=("m",), daemon=True)
+        other.start()
+        emits.wait()
+        database = pipeline.running().store._database
+        opens, database.open = database.open, cannot_open
+        fail()
+        other.join()
+        database.open = opens
+    """)
+    assert done.stdout.count("the disk is gone") == 1
+    assert host.counted()["failures"] == 2
+
+
 # Killed at any instant.
 
 

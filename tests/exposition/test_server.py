@@ -1,14 +1,17 @@
 from __future__ import annotations
 
 import socket
+import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from wsgiref.simple_server import WSGIServer
 
 import pytest
 from prometheus_client import CollectorRegistry, Counter
 
 from faultlens.counts import Counts, Unreadable
+from faultlens.exposition import server as server_module
 from faultlens.exposition.families import Collector
 from faultlens.exposition.server import MetricsServer
 from tests import children
@@ -72,9 +75,45 @@ def test_what_cannot_be_read_now_is_a_failed_scrape_and_no_empty_page() -> None:
     server.stop()
 
 
+def test_a_host_that_can_be_no_name_is_one_warning(caplog: pytest.LogCaptureFixture) -> None:
+    server = MetricsServer(CollectorRegistry(), ".foo", 0, "1.2.3")
+    assert not server.start()
+    server.start_or_stand_by()
+    assert ["cannot be served" in record.message for record in caplog.records] == [True, True]
+
+
 def test_the_port_is_free_again_after_stop(server: MetricsServer) -> None:
     port = server.port
     server.stop()
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        other.bind(("127.0.0.1", port))
+
+
+def test_who_stands_by_can_be_stopped_at_the_moment_it_gets_the_port(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(server_module, "TAKE_OVER_SECONDS", 0.01)
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        server = MetricsServer(CollectorRegistry(), "127.0.0.1", port, "1")
+        bind, bound = server._bind, threading.Event()
+
+        def bind_and_be_stopped() -> WSGIServer:
+            bound_server = bind()
+            bound.set()
+            server._stopped.wait(10)
+            return bound_server
+
+        monkeypatch.setattr(server, "_bind", bind_and_be_stopped)
+        server.start_or_stand_by()
+    assert bound.wait(10)
+    stopping = threading.Thread(target=server.stop, daemon=True)
+    stopping.start()
+    stopping.join(10)
+    assert not stopping.is_alive(), "stop() waits for a server that never started"
     with socket.socket() as other:
         other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         other.bind(("127.0.0.1", port))

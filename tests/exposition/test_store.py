@@ -11,7 +11,7 @@ import stat
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -315,6 +315,32 @@ def test_what_was_never_read_is_not_shown_as_less_while_another_process_has_it_l
     assert number(fresh) == 6  # at once
 
 
+def test_what_was_written_but_never_read_is_not_shown_as_less_while_it_is_locked(
+    opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "PATIENCE_SECONDS", 0.05)
+    count(opened(), 5)
+    writer = opened()
+    count(writer)
+    writer.close()
+    with locked(opened.path.directory), pytest.raises(Unreadable):
+        writer.read()
+    assert number(writer) == 6  # at once
+
+
+def test_what_was_read_is_shown_while_another_process_has_it_locked(
+    opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "PATIENCE_SECONDS", 0.05)
+    count(opened(), 5)
+    reader = opened()
+    assert number(reader) == 5
+    reader.close()
+    with locked(opened.path.directory):
+        count(reader)
+        assert number(reader) == 6
+
+
 FULL = """
     import resource, sys
     import flyte.errors, inside
@@ -492,6 +518,25 @@ def test_a_signal_in_the_middle_of_a_write_neither_loses_nor_doubles(tmp_path: P
         env={"FAULTLENS_STORE": str(tmp_path / "store")},
     )
     assert total == completed
+
+
+def test_what_interrupts_the_reading_and_counts_is_no_loss(
+    opened: Opened, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = opened()
+    count(store)
+    run = store._run
+
+    def interrupted(use: Callable[[], object]) -> object:
+        found = run(use)
+        monkeypatch.setattr(store, "_run", run)
+        count(store)
+        return found
+
+    monkeypatch.setattr(store, "_run", interrupted)
+    store.read()
+    assert number(store) == 2
+    assert (caplog.messages, opened.failures) == ([], 0)
 
 
 def test_the_log_names_no_problem_twice(opened: Opened, caplog: pytest.LogCaptureFixture) -> None:

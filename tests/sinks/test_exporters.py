@@ -117,6 +117,26 @@ def test_a_failure_within_a_sender_does_not_wait_for_itself(sender: Sender) -> N
     sending.shut_down()
 
 
+def test_where_no_thread_can_be_started_nobody_waits_for_one(
+    sender: Sender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sending = flusher()
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", _cannot_start)
+        with pytest.raises(RuntimeError):
+            sending.add(sender.send, sender.end)
+        sending.shut_down()
+    sending = flusher()
+    sending.add(sender.send, sender.end)
+    sending.flush()
+    assert sender.calls == 1
+    sending.shut_down()
+
+
+def _cannot_start(thread: threading.Thread) -> None:
+    raise RuntimeError("can't start new thread")
+
+
 def test_with_0_seconds_nothing_is_waited_for(sender: Sender) -> None:
     sender.seconds = 300
     sending = flusher(sender, seconds=0)
@@ -137,6 +157,21 @@ def test_a_collector_that_does_not_answer_changes_nothing_for_the_program(collec
         # It has ended while the collector was still hanging.
         assert bool(receiver.bodies) == (collector == "hanging")
     assert done.stdout == "caught\n"
+
+
+AT_EXIT = f"""{PROGRAM}
+import atexit, flyte
+atexit.register(fail)
+fail()
+"""
+
+
+@needs_otlp
+def test_what_fails_at_exit_is_sent_too() -> None:
+    with Receiver() as receiver:
+        children.run(AT_EXIT, env=otlp(receiver.url))
+    assert list(receiver.counted("faultlens_failures_total").values()) == [2]
+    assert len(receiver.events()) == 2
 
 
 @needs_otlp

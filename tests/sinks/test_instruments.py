@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from importlib.util import find_spec
 from pathlib import Path
@@ -196,6 +197,20 @@ def test_no_name_is_twice_on_the_page_of_opentelemetry_s_reader(first: str, besi
         assert [line for line in others if line.startswith("faultlens")] == times(1)
 
 
+@pytest.mark.parametrize("disabled", ["false", "true"])
+def test_faultlens_serves_where_the_reader_that_is_named_is_disabled(disabled: str) -> None:
+    serves = program(
+        """
+        import flyte.errors
+        from faultlens import pipeline
+        inside.report(pipeline.running().server is not None)
+        """,
+        OTEL_METRICS_EXPORTER="prometheus",
+        OTEL_SDK_DISABLED=disabled,
+    )
+    assert serves == (disabled == "true")
+
+
 def test_a_reader_of_another_registry_gets_them() -> None:
     found = program(f"""
         {textwrap.indent(NAMES, " " * 8).strip()}
@@ -275,6 +290,44 @@ def test_an_exporter_that_is_not_installed_is_one_line() -> None:
     done = children.run(f"{PROGRAM}\nfail()", env={"OTEL_METRICS_EXPORTER": "nonesuch"})
     assert done.stderr.count("OTEL_METRICS_EXPORTER=nonesuch: no installed package provides") == 1
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_an_exporter_that_cannot_be_made_is_one_line_and_all_else_goes_on() -> None:
+    done = children.run(
+        f"""{PROGRAM}
+import opentelemetry.sdk.metrics.export as export
+
+def broken(*args, **kwargs):
+    raise ValueError("10s is no number")
+
+export.ConsoleMetricExporter.__init__ = broken
+fail()
+fail()
+import inside
+inside.report(inside.failures())
+""",
+        env={"OTEL_METRICS_EXPORTER": "console"},
+    )
+    assert done.stdout == '{"flyte.errors.OOMError|user|w": 2}\n'
+    assert done.stderr == (
+        "OTEL_METRICS_EXPORTER: 10s is no number; faultlens itself sends no metrics.\n"
+    )
+
+
+def test_a_process_is_one_stream_however_often_it_is_enabled() -> None:
+    done = children.run(
+        f"""{PROGRAM}
+import faultlens
+fail(1)
+faultlens.disable()
+faultlens.enable()
+fail(1)
+""",
+        env={"OTEL_METRICS_EXPORTER": "console"},
+    )
+    ids = re.findall(r'"service.instance.id": "([^"]+)"', done.stdout)
+    assert len(ids) > 1
+    assert len(set(ids)) == 1
 
 
 def otlp(url: str, **env: str) -> dict[str, str | None]:

@@ -218,6 +218,8 @@ class Database:
                 connection.executemany(sql.format(_ROW), rows)
                 connection.execute("COMMIT")
         except BaseException as error:
+            if self._connection is not connection:
+                raise  # a signal handler forked: closed, and nothing is left open
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
             elif not isinstance(error, sqlite3.Error) and connection.total_changes > before:

@@ -39,6 +39,9 @@ counted by class, by kind (user, system or unknown) and by worker.</p>
 </html>
 """
 
+_CANNOT_BIND = (OSError, OverflowError, UnicodeError)
+"""What comes of a port that is taken or too high, a host that is none."""
+
 _WsgiApp = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 
@@ -70,7 +73,7 @@ class MetricsServer:
         """Serve; or log one warning that says what to do, and return False."""
         try:
             server = self._bind()
-        except (OSError, OverflowError) as error:
+        except _CANNOT_BIND as error:
             _log.warning("%s", _explain(error, self.host, self.port))
             return False
         self._run(server.serve_forever)
@@ -83,7 +86,7 @@ class MetricsServer:
         """
         try:
             server = self._bind()
-        except (OSError, OverflowError) as error:
+        except _CANNOT_BIND as error:
             if _is_taken(error):
                 self._run(self._stand_by)
             else:
@@ -101,8 +104,9 @@ class MetricsServer:
     def stop(self) -> None:
         """Free the port."""
         _running.discard(self)
-        self._stopped.set()
-        server, self._server = self._server, None
+        with no_fork:  # as where the port is taken: either that comes before, or not at all
+            self._stopped.set()
+            server, self._server = self._server, None
         if server is not None:
             server.shutdown()
             server.server_close()
@@ -114,6 +118,8 @@ class MetricsServer:
         server_class = type("_Server", (_Server,), {"address_family": family})
         server: WSGIServer
         with no_fork:  # a child would have a socket that nobody there knows of
+            if self._stopped.is_set():
+                raise OSError("stopped")
             self._server = server = server_class(address[:2], _Handler)
         server.set_app(self._app)
         self.port = server.server_port
@@ -133,14 +139,11 @@ class MetricsServer:
             try:
                 server = self._bind()
             except OSError:
-                if not asked:
+                if not asked and not stopped.is_set():
                     asked = True
                     self._ask_who_serves()
                 continue
-            if stopped.is_set():
-                server.server_close()
-            else:
-                server.serve_forever()
+            server.serve_forever()
             return
 
     def _ask_who_serves(self) -> None:
@@ -222,11 +225,11 @@ def _app(metrics: _WsgiApp, version: str, store: Callable[[], str]) -> _WsgiApp:
     return app
 
 
-def _is_taken(error: OSError | OverflowError) -> bool:
+def _is_taken(error: Exception) -> bool:
     return isinstance(error, OSError) and error.errno == errno.EADDRINUSE
 
 
-def _explain(error: OSError | OverflowError, host: str, port: int) -> str:
+def _explain(error: Exception, host: str, port: int) -> str:
     what = "is taken by another process" if _is_taken(error) else f"cannot be served ({error})"
     return (
         f"faultlens: {endpoint.address(host, port)} {what}, so this process has no /metrics of its "

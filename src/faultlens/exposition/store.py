@@ -58,10 +58,12 @@ class Store:
         self._used = False
         self._locked_out = False
         """Whether the last use failed because of another process."""
+        self._was_read = False
         self._ended = False
         # Re-entrant: a finalizer or a signal handler may count while this thread writes.
         self.lock = threading.RLock()
-        self._held = False
+        self._held: list[bool] = []
+        """For each fork under way whether it has the lock: a signal handler may fork in another."""
         _stores.add(self)
 
     @property
@@ -74,9 +76,7 @@ class Store:
 
         None if there is no telling now.
         """
-        admitted = self._run(lambda: self._database.admit(label, value, limit))
-        self._report()
-        return admitted
+        return self._run(lambda: self._database.admit(label, value, limit))
 
     def save(self, insist: bool = False) -> None:
         """Write what is not written yet. Raises only what a signal handler of the program's does.
@@ -97,14 +97,16 @@ class Store:
         """
         self.save(insist=True)
         with self.lock:
+            known = dict(self._known)  # who interrupts the reading may add to it
             found = self._run(self._database.read)
             if found is None:
-                if self._locked_out and not self.identity:
+                if self._locked_out and not self._was_read:
                     raise Unreadable(f"{self._database.path} is locked by another process")
                 found = dict(self._known)
-            elif counts.raise_to(found, self._known):
+            elif counts.raise_to(found, known):
                 self._problems.append(f"{self._database.path} has lost counts")
                 self._filled = ""
+            self._was_read = True
             self._known = dict(found)
             counts.add(found, self.unsaved)
         self._report()
@@ -136,6 +138,7 @@ class Store:
             if self._used or time.monotonic() < self._retry_at:
                 return None  # used: this thread was interrupted, by a finalizer perhaps
             self._used = True
+            self._locked_out = False
             try:
                 return self._attempt(use)
             except RecursionError:
@@ -218,19 +221,19 @@ class Store:
     # Around a fork: SQLite's connections must not be carried across, nor what is not written yet.
 
     def _before_fork(self) -> None:
-        self._held = self.lock.acquire(timeout=_FORK_SECONDS)
-        if self._held:
+        held = self.lock.acquire(timeout=_FORK_SECONDS)
+        self._held.append(held)
+        if held:
             self._database.close()
 
     def _after_fork_in_parent(self) -> None:
-        if self._held:
-            self._held = False
+        if self._held.pop():
             self.lock.release()
 
     def _after_fork_in_child(self) -> None:
         self.lock = threading.RLock()
-        self._used = self._used and self._held  # by this thread, which a signal handler forked
-        self._held = False
+        self._used = self._used and self._held[-1]  # by this thread, which a signal handler forked
+        self._held = []
         self.unsaved, self._writing = {}, {}  # the parent writes it
         self._database.close()
 

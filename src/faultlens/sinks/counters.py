@@ -88,19 +88,19 @@ class Counters:
         """What the process had counted that this one was forked from."""
         self._known: dict[str, set[str]] = {"class": set(), "worker": set(), "code": set()}
         # Serialises writers only; readers copy the dictionary, which is atomic. Re-entrant, since a
-        # finalizer may count a drop while this thread counts.
+        # finalizer may count while this thread counts. Taken within the keeper's lock, never the
+        # other way about: who holds that may be interrupted by a finalizer that counts.
         self._lock = threading.RLock()
         _instances.add(self)
 
     def keep_in(self, keeper: Keeper | None) -> None:
         """Have everything that is counted from now on kept there as well."""
-        with self._lock:
-            self._keeper = keeper
-            with self._keeper_lock():
-                counts.add(
-                    self._unsaved(),
-                    {Series(DROPPED, detail=reason): Count(0) for reason in DROP_REASONS},
-                )
+        self._keeper = keeper
+        with self._keeper_lock():
+            counts.add(
+                self._unsaved(),
+                {Series(DROPPED, detail=reason): Count(0) for reason in DROP_REASONS},
+            )
 
     def count(self, failure: Failure, trace: tuple[str, str] | None = None) -> BaseException | None:
         """Count one raised SDK exception: as a failure, or with its reason if it is no new one.
@@ -114,7 +114,7 @@ class Counters:
         once = Count(1, now, now, Trace(*trace, now) if trace else None)
         counted = False
         try:
-            with self._lock, self._keeper_lock():
+            with self._keeper_lock(), self._lock:
                 own, unsaved = self._counts, self._unsaved()
                 first, code = self._series(failure)
                 own_first = total(own.get(first), once)
@@ -138,20 +138,20 @@ class Counters:
 
     def expect(self, type: str, kinds: Iterable[Kind], worker: str) -> None:
         """Start the series of a class at 0: one born at 1 is invisible to rate() and increase()."""
-        with self._lock:
+        with self._keeper_lock(), self._lock:
             for kind in kinds:
                 series = Series(FAILURES, *self._labels(type, kind.value, worker))
-                with self._keeper_lock():
-                    counts.add(self._unsaved(), {series: Count(0)})
+                counts.add(self._unsaved(), {series: Count(0)})
                 counts.add(self._counts, {series: Count(0)})
 
     def drop(self, reason: str) -> None:
         """Count something that could not be recorded as it should."""
-        with self._lock:
+        # Without a call up to there, for at the recursion limit there is no room.
+        keeper = self._keeper
+        with self._lock if keeper is None else keeper.lock, self._lock:
             self._dropped[reason] = self._dropped.get(reason, 0) + 1
             try:
-                with self._keeper_lock():
-                    counts.add(self._unsaved(), {Series(DROPPED, detail=reason): Count(1)})
+                counts.add(self._unsaved(), {Series(DROPPED, detail=reason): Count(1)})
             except RecursionError:
                 pass  # here it is told
 

@@ -5,7 +5,6 @@ For a program that sets up no OpenTelemetry of its own; where it does, its own p
 
 from __future__ import annotations
 
-import atexit
 import logging
 import threading
 import time
@@ -16,7 +15,7 @@ from typing import Any, Literal
 from faultlens.forks import at_fork
 from faultlens.settings import Settings
 
-__all__ = ["Flusher", "load", "named"]
+__all__ = ["Flusher", "Signal", "load", "named"]
 
 _log = logging.getLogger("faultlens")
 
@@ -88,7 +87,6 @@ class Flusher:
         self._ends.append(end)
         # Started now: an interpreter that is shutting down starts no thread any more.
         self._start()
-        atexit.register(self.shut_down)
 
     def flush(self) -> None:
         """Send, and wait for it while there is patience left."""
@@ -109,7 +107,6 @@ class Flusher:
 
     def shut_down(self) -> None:
         """Send what is left, and end."""
-        atexit.unregister(self.shut_down)
         thread, self._thread = self._thread, None
         if thread is not None:
             self._requests.put(None)
@@ -123,8 +120,9 @@ class Flusher:
 
     def _start(self) -> None:
         if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="faultlens-flush", daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._run, name="faultlens-flush", daemon=True)
+            thread.start()
+            self._thread = thread
 
     def _run(self) -> None:
         requests, senders, ends = self._requests, self._senders, self._ends

@@ -7,6 +7,7 @@ whoever receives it adds the processes up.
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import sys
@@ -26,6 +27,8 @@ from faultlens.sinks.exporters import Flusher
 
 __all__ = ["Instruments"]
 
+_log = logging.getLogger("faultlens")
+
 SCOPE = "faultlens"
 """The name of our meter."""
 
@@ -43,6 +46,7 @@ class Instruments:
         self._declared = False
         self._exporters: list[Callable[[], Any]] = []
         self._own: Any = None
+        self._id = str(uuid.uuid4())
         _instances.add(self)
 
     def start(
@@ -56,7 +60,6 @@ class Instruments:
         self._poll = poll
         if exporters and not _program_has_a_provider():
             self._exporters = exporters
-            self._own = self._provider()
             flusher.add(self._send, self._end)
 
     def stop(self) -> None:
@@ -103,7 +106,7 @@ class Instruments:
 
         # No two processes may report as one. Their ids need not tell them apart: those of two
         # containers are alike.
-        process = Resource({"service.instance.id": str(uuid.uuid4()), "process.pid": os.getpid()})
+        process = Resource({"service.instance.id": self._id, "process.pid": os.getpid()})
         provider = MeterProvider(
             # No thread of their own: the flusher has one, and in a forked child another provider.
             [PeriodicExportingMetricReader(make(), math.inf) for make in self._exporters],
@@ -116,9 +119,14 @@ class Instruments:
     def _send(self) -> None:
         if _program_has_a_provider():  # by now: it reports them
             return
-        if self._own is None:
-            self._own = self._provider()
-        self._own.force_flush()
+        if self._own is None and self._exporters:
+            try:
+                self._own = self._provider()
+            except Exception as error:  # a setting that the exporter cannot use, perhaps
+                self._exporters = []
+                _log.warning("OTEL_METRICS_EXPORTER: %s; faultlens itself sends no metrics.", error)
+        if self._own is not None:
+            self._own.force_flush()
 
     def _end(self) -> None:
         if self._own is not None:
@@ -126,6 +134,7 @@ class Instruments:
 
     def _after_fork(self) -> None:
         self._own = None
+        self._id = str(uuid.uuid4())
 
 
 _instances = at_fork(after_in_child=Instruments._after_fork)
