@@ -539,6 +539,24 @@ def test_what_interrupts_the_reading_and_counts_is_no_loss(
     assert (caplog.messages, opened.failures) == ([], 0)
 
 
+def test_what_interrupts_right_after_a_write_does_not_have_it_written_again(
+    opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = opened()
+    add = store._database.add
+
+    def interrupted(more: Counts) -> None:
+        add(more)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store._database, "add", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            count(store)
+    count(store)
+    assert number(opened()) == 2
+
+
 def test_the_log_names_no_problem_twice(opened: Opened, caplog: pytest.LogCaptureFixture) -> None:
     opened.path.directory.write_text("")
     store = opened()

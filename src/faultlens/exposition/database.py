@@ -108,23 +108,23 @@ class Database:
         """What tells this database from every other, once it has been open."""
         self.file: tuple[int, int] | None = None
         """Device and inode, once it has been open."""
+        self.writes = 0
+        """Grows when something has been written."""
         self.patience = patience
         self._private = private
         self._connection: sqlite3.Connection | None = None
         self._pid = 0
 
-    def add(self, counts: Counts) -> BaseException | None:
+    def add(self, counts: Counts) -> None:
         """Add to the counts, to all or to none.
 
-        Returns what a signal handler of the program's raised when it was done already.
+        Raises what a signal handler of the program's does, also when it is done: `writes` tells.
         """
-        return self._upsert(_ADD, counts)
+        self._upsert(_ADD, counts)
 
     def raise_to(self, counts: Counts) -> None:
         """Have no count be below these."""
-        interruption = self._upsert(_RAISE, counts)
-        if interruption is not None:
-            raise interruption  # to do it twice is no different
+        self._upsert(_RAISE, counts)
 
     def admit(self, label: str, name: str, limit: int) -> bool:
         """Whether a name is among the first `limit` of its label that anybody used."""
@@ -205,7 +205,7 @@ class Database:
             raise sqlite3.ProgrammingError(f"{self.path} is not open")
         return self._connection
 
-    def _upsert(self, sql: str, counts: Counts) -> BaseException | None:
+    def _upsert(self, sql: str, counts: Counts) -> None:
         connection = self._opened()
         before = connection.total_changes
         rows = [_row(*item) for item in counts.items()]
@@ -217,15 +217,15 @@ class Database:
                 connection.execute("BEGIN IMMEDIATE")
                 connection.executemany(sql.format(_ROW), rows)
                 connection.execute("COMMIT")
+            self.writes += 1
         except BaseException as error:
             if self._connection is not connection:
                 raise  # a signal handler forked: closed, and nothing is left open
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
             elif not isinstance(error, sqlite3.Error) and connection.total_changes > before:
-                return error
+                self.writes += 1
             raise
-        return None
 
     def _connect(self) -> sqlite3.Connection:
         # rw: SQLite itself must not make a file, which could be behind a symbolic link by then.

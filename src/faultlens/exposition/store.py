@@ -177,14 +177,17 @@ class Store:
     def _write(self) -> None:
         if not self.unsaved:  # another thread has written it meanwhile
             return
+        interruption, before = None, self._database.writes
         self._writing, self.unsaved = self.unsaved, {}
         try:
-            interruption = self._database.add(self._writing)
-        except BaseException:
-            if self.unsaved:  # by who interrupted
-                counts.add(self._writing, self.unsaved)
-            self.unsaved = self._writing
-            raise
+            self._database.add(self._writing)
+        except BaseException as error:
+            if self._database.writes == before:
+                if self.unsaved:  # by who interrupted
+                    counts.add(self._writing, self.unsaved)
+                self.unsaved = self._writing
+                raise
+            interruption = error
         self._database.wait(PATIENCE_SECONDS)
         counts.add(self._known, self._writing)
         if interruption is not None:
