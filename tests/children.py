@@ -17,6 +17,22 @@ from typing import Any
 TESTS = Path(__file__).parent
 PREFIXES = ("FAULTLENS", "OTEL_", "K8S_NODE_NAME", "NODE_NAME", "PROMETHEUS_")
 
+ENDED = """
+import os, signal, time
+
+def ended(pid, seconds=20):
+    # The exit status of a child, or None if it had to be killed.
+    for _ in range(seconds * 100):
+        done, status = os.waitpid(pid, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.01)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    return None
+"""
+"""What a program that forks needs in front to wait for its children."""
+
 
 def environment(env: Mapping[str, str | None] | None = None) -> dict[str, str]:
     """A child's environment: faultlens on, /metrics on a free port, and `env` over that.

@@ -8,7 +8,15 @@ import urllib.request
 from email.message import Message
 from http.client import HTTPException
 
-__all__ = ["STORE_HEADER", "address", "bind_error", "fetch", "metrics_url", "store_served"]
+__all__ = [
+    "STORE_HEADER",
+    "address",
+    "bind_error",
+    "fetch",
+    "metrics_url",
+    "store_served",
+    "stranger",
+]
 
 STORE_HEADER = "Faultlens-Store"
 """The answers' header that says whose counts these are: the identity of a store, or empty."""
@@ -55,6 +63,17 @@ def store_served(url: str) -> str | None:
         return _get(url)[0].get(STORE_HEADER)
     except OSError:
         return None
+
+
+def stranger(host: str, port: int, store: str) -> str | None:
+    """Who has the port, in words, if that is not a server of this store; None if it is.
+
+    store: the identity of the store.
+    """
+    served = store_served(metrics_url(host, port))
+    if served is None:
+        return "something else"
+    return None if served == store else "faultlens for another store"
 
 
 def _get(url: str) -> tuple[Message, str]:

@@ -93,9 +93,8 @@ def _refuse_unless_served(error: OSError, wanted: Settings, store: Store) -> Non
     where = endpoint.address(wanted.host, wanted.port)
     if error.errno != errno.EADDRINUSE:
         raise _Refused(f"{where} cannot be served: {error.strerror or error}")
-    served = endpoint.store_served(endpoint.metrics_url(wanted.host, wanted.port))
-    if served != store.identity:
-        who = "something else" if served is None else "faultlens for another store"
+    who = endpoint.stranger(wanted.host, wanted.port, store.identity)
+    if who is not None:
         raise _Refused(f"{where} is taken by {who}. Choose another with --port")
 
 

@@ -37,17 +37,6 @@ def fail(times=1):
         except E:
             pass
 
-def ended(pid, seconds=20):
-    # The exit status of a child, or None if it had to be killed.
-    for _ in range(seconds * 100):
-        done, status = os.waitpid(pid, os.WNOHANG)
-        if done:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(0.01)
-    os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
-    return None
-
 def child(work):
     # Fork; the child does the work and ends at once, with a status that says whether it could.
     pid = os.fork()
@@ -64,7 +53,7 @@ def child(work):
 
 def program(source: str) -> str:
     """A program of Flyte's, with what they all need in front."""
-    return COMMON + textwrap.dedent(source)
+    return COMMON + children.ENDED + textwrap.dedent(source)
 
 
 class Host:

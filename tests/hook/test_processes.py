@@ -37,22 +37,11 @@ _COMMON = """
         if pipe is not None:
             pipe.send(counted)
         return counted
-
-    def ended(pid, seconds=20):
-        # The exit status of a child, or None if it had to be killed.
-        for _ in range(seconds * 100):
-            done, status = os.waitpid(pid, os.WNOHANG)
-            if done:
-                return os.waitstatus_to_exitcode(status)
-            time.sleep(0.01)
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
-        return None
 """
 
 
 def _program(body: str) -> str:
-    return textwrap.dedent(_COMMON) + textwrap.dedent(body)
+    return textwrap.dedent(_COMMON) + children.ENDED + textwrap.dedent(body)
 
 
 def test_children_that_are_forked_while_threads_raise_and_scrape_do_not_hang() -> None:

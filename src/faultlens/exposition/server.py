@@ -147,15 +147,14 @@ class MetricsServer:
             return
 
     def _ask_who_serves(self) -> None:
-        store = endpoint.store_served(endpoint.metrics_url(self.host, self.port))
-        if store is None or store != self._store():
-            what = "something else" if store is None else "faultlens for another store"
+        who = endpoint.stranger(self.host, self.port, self._store())
+        if who is not None:
             _log.warning(
                 "faultlens: %s is taken by %s. Failures are still counted; this process serves "
                 "them there once the port is free. Set OTEL_EXPORTER_PROMETHEUS_PORT to another "
                 "port.",
                 endpoint.address(self.host, self.port),
-                what,
+                who,
             )
 
     def _forget(self) -> None:
