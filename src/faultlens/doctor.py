@@ -134,10 +134,7 @@ def _site_directories() -> list[Path]:
 
 
 def _hook_file(directories: list[Path]) -> Path | None:
-    names = ["faultlens.pth"]
-    if sys.version_info >= (3, 15):
-        names.insert(0, "faultlens.start")
-    files = (directory / name for directory in directories for name in names)
+    files = (directory / "faultlens.pth" for directory in directories)
     return next((file for file in files if file.is_file()), None)
 
 
@@ -150,7 +147,7 @@ def _detector() -> Check:
     if sys.version_info < (3, 12):
         python = platform.python_version()
         return Check(Mark.OK, "detector", f"sys.settrace: Python {python} has no sys.monitoring")
-    mechanism = Monitoring({}, lambda *raised: None, lambda: None)
+    mechanism = Monitoring({}, lambda *raised: True, lambda reason: None)
     works = mechanism.start()
     tools = {tool: sys.monitoring.get_tool(tool) for tool in range(6)}
     mechanism.stop()

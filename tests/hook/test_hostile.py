@@ -252,7 +252,7 @@ def test_past_the_recursion_limit_an_exception_is_recorded_where_there_is_room_a
 
 
 def test_signals_and_finalizers_in_the_middle_of_everything_neither_hang_nor_cost_a_count() -> None:
-    """Of theirs, those that are raised and swallowed inside our callback cannot all be seen."""
+    """What they raise inside our callback cannot be seen; it is counted as dropped."""
     source = """
         import gc, signal
         import inside
@@ -274,6 +274,8 @@ def test_signals_and_finalizers_in_the_middle_of_everything_neither_hang_nor_cos
                 raise exc
             except cls as caught:
                 assert caught is exc
+            finally:
+                del exc
 
         class Resource:
             def __del__(self):
@@ -295,9 +297,9 @@ def test_signals_and_finalizers_in_the_middle_of_everything_neither_hang_nor_cos
         gc.collect()
         counted = {name.split("|")[0]: count for name, count in inside.failures().items()}
         told = counted["__main__.Nested"] + inside.dropped().get("reentrant", 0)
-        inside.report([raised[Host], counted["__main__.Host"], 0 < told <= raised[Nested]])
+        inside.report([raised[Host], counted["__main__.Host"], told - raised[Nested]])
     """
-    assert children.report(source) == [1000, 1000, True]
+    assert children.report(source) == [1000, 1000, 0]
 
 
 def test_raises_while_this_thread_is_inside_a_lock_of_opentelemetry_s_do_not_hang() -> None:
@@ -637,7 +639,7 @@ def test_exceptions_that_are_freed_while_another_is_recorded_count_too() -> None
 
 def test_raises_at_exit_are_counted_and_raises_after_it_do_no_harm() -> None:
     source = """
-        import atexit, sys, threading
+        import atexit, os, sys, threading
         import inside
         from flyte.errors import RuntimeUserError as E
 
@@ -649,16 +651,16 @@ def test_raises_at_exit_are_counted_and_raises_after_it_do_no_harm() -> None:
 
         class AtTheVeryEnd:
             def __init__(self):
-                self.fail, self.write = fail, sys.stdout.write
+                self.fail, self.write = fail, os.write  # sys.stdout may have gone
             def __del__(self, E=E):
                 exc = E("c", "m")
                 try:
                     raise exc
                 except E as caught:
-                    self.write(f"{caught is exc}\\n")
+                    self.write(1, b"True\\n" if caught is exc else b"False\\n")
 
         sys.at_the_very_end = AtTheVeryEnd()
-        atexit.register(lambda: print(int(inside.total())))
+        atexit.register(lambda: print(int(inside.total()), flush=True))
         atexit.register(fail)
         threading._register_atexit(fail)
     """

@@ -53,10 +53,6 @@ class Mechanism(Protocol):
         """Make `exc`, which was constructed just now, pending, and look out for its raise."""
         ...
 
-    def expect_again(self, exc: BaseException) -> None:
-        """Make `exc`, which is being raised but could not be handled, pending once more."""
-        ...
-
     def poll(self) -> None:
         """Report the raises that could not be seen when they happened."""
         ...
@@ -154,33 +150,27 @@ class Hook:
                 raise
             self._drop("internal_error", error)
 
-    def _raised(self, exc: BaseException, frame: FrameType | None) -> None:
-        """`exc`, claimed by the mechanism, was raised. Must not raise: the host would see it."""
+    def _raised(self, exc: BaseException, frame: FrameType | None) -> BaseException | bool:
+        """`exc`, claimed by the mechanism, was raised; see `births.Raised`."""
         thread = self._get_ident()
         if thread in self._recording:
             # The garbage collector frees it while this thread handles another: next in turn.
             self._deferred.append(exc)
-            return
-        interruption = None
+            return True
+        outcome: BaseException | bool = True
         self._recording.add(thread)
         try:
             interruption = self._handler(exc, frame)
+            if interruption is not None:
+                outcome = interruption
         except (RecursionError, MemoryError) as error:
-            # From this frame: one further down may not have had room to be called in.
-            try:
-                if frame is None or self._mechanism is None:
-                    self._drop("internal_error", error)
-                else:
-                    self._mechanism.expect_again(exc)
-            except (RecursionError, MemoryError):
-                pass  # no room even for that
+            if frame is not None:
+                return False
+            self._drop("internal_error", error)
         except BaseException as error:
-            if not self._of_a_signal(error):
-                self._drop("internal_error", error)
-            else:
-                if self._mechanism is not None:
-                    self._mechanism.expect_again(exc)
+            if self._of_a_signal(error):
                 raise
+            self._drop("internal_error", error)
         finally:
             self._recording.discard(thread)
         if self._deferred and frame is not None:
@@ -188,8 +178,7 @@ class Hook:
                 self._catch_up()
             except (RecursionError, MemoryError):
                 pass  # the next raise or scrape does
-        if interruption is not None:
-            raise interruption
+        return outcome
 
     def _catch_up(self) -> None:
         """Handle what was freed while another exception was handled."""
@@ -200,9 +189,9 @@ class Hook:
                 return
             self._raised(late, None)
 
-    def _lost(self) -> None:
-        """An exception that was raised but could not be handled is gone."""
-        self._drop("internal_error", None)
+    def _lost(self, reason: str) -> None:
+        """An exception that may have been raised, but could not be handled, is gone."""
+        self._drop(reason, None)
 
     def _drop(self, reason: str, error: BaseException | None) -> None:
         try:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterator
-from types import FunctionType
+from types import FrameType, FunctionType
 from typing import Any
 
 from faultlens import guard
@@ -22,13 +22,23 @@ _vars_of = type.__dict__["__dict__"].__get__  # past a metaclass of the user's
 class Birth(weakref.ref[BaseException]):
     """A weak reference to an SDK exception that was constructed and not yet raised.
 
-    `key` is set by the mechanism that makes it: an ``__init__`` would double the cost.
+    Its attributes are set by the mechanism that makes it: an ``__init__`` would double the cost.
     """
 
-    __slots__ = ("key",)
+    __slots__ = ("key", "thread")
 
     key: int
+    """The exception's id."""
+    thread: int
+    """Where it was constructed, if the mechanism needs to know."""
 
+
+Raised = Callable[[BaseException, "FrameType | None"], "BaseException | bool"]
+"""What a mechanism calls with an exception that was raised, and the raising frame (None if gone).
+
+Returns True if it is recorded; False if it has to be tried again in the next frame that it unwinds;
+or an exception to raise in its place: recorded, and then interrupted by a signal handler.
+"""
 
 Pending = dict[int, Birth]
 """The constructed, not yet raised SDK exceptions of all threads, by `id`.

@@ -1,23 +1,41 @@
 """Raise detection by `sys.monitoring`, Python 3.12 on.
 
-The RAISE event is switched on while an SDK exception is pending and off again when none is. An
-always-on callback would cost every exception of the process 30 to 80 percent; switching costs
-0.13 microseconds, and each function about 40 ns once, on its next call.
+An always-on RAISE callback would cost every exception of the process 30 to 80 percent. So the event
+is switched on when an SDK exception is constructed, and off again after `FOREIGN_LIMIT` raises of
+other exceptions while none is pending. It is not switched off at once: a switch makes every
+function check its instrumentation on its next call, on 3.15 it re-instruments each running frame of
+each thread (0.9 ms with 30 threads of 15 frames), and under the JIT it discards compiled code.
+
+The interpreter reports no raises of a thread while a callback runs in it. An SDK exception that a
+signal handler or finalizer raises there is found by its traceback when the callback ends, or, if it
+has died by then, counted as dropped.
 """
 
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Callable
 from functools import partial
 from types import CodeType, FrameType
 from typing import Any
 
-from faultlens.hook.births import Birth, Pending
+import faultlens
+from faultlens import guard
+from faultlens.hook.births import Birth, Pending, Raised
 
 # Not 0, 1 and 2, which CPython's documentation gives to debuggers, coverage and profilers. 5 first,
 # since ddtrace takes 3 and 4 and gives up silently when they are taken.
 _TOOL_IDS = (5, 4, 3)
+
+FOREIGN_LIMIT = 16
+"""After how many foreign raises in a row the event is switched off; measured in
+``benchmarks/switching.py``."""
+
+_FEW = 8
+"""With more pending exceptions than this, they are not looked through when a callback ends."""
+_STACK_LIMIT = 64
+"""How far up our callback is looked for when a pending exception dies."""
 
 
 class Monitoring:
@@ -29,8 +47,8 @@ class Monitoring:
     def __init__(
         self,
         pending: Pending,
-        raised: Callable[[BaseException, FrameType | None], None],
-        lost: Callable[[], None],
+        raised: Raised,
+        lost: Callable[[str], None],
     ) -> None:
         self._pending = pending
         self._raised = raised
@@ -38,9 +56,20 @@ class Monitoring:
         self._tool: int | None = None
         self._on: Callable[[], Any] = _nothing
         self._off: Callable[[], Any] = _nothing
-        self._getframe = sys._getframe  # reachable when module globals are gone, at exit
+        self._is_on = False
+        self._last = 0
+        """The id of the exception reported last, which is raised again in each frame it unwinds."""
+        self._foreign = 0
+        """Raises of foreign exceptions in a row, while none of ours was pending."""
+        # Reachable when module globals are gone, at exit.
+        self._getframe = sys._getframe
+        self._get_ident = threading.get_ident
         # A bound method is a new object at each look-up, and a look-up takes time.
         self._dies = self._died
+        self._dies_unrecorded = self._died_unrecorded
+        self._callback = self._on_raise
+        self._callback_code = self._on_raise.__code__
+        self._package = faultlens.__path__[0]
 
     def start(self) -> bool:
         if sys.version_info < (3, 12):
@@ -54,7 +83,7 @@ class Monitoring:
             event = sys.monitoring.events.RAISE
             self._on = partial(sys.monitoring.set_events, tool, event)
             self._off = partial(sys.monitoring.set_events, tool, 0)
-            sys.monitoring.register_callback(tool, event, self._on_raise)
+            sys.monitoring.register_callback(tool, event, self._callback)
             return True
         return False
 
@@ -62,6 +91,7 @@ class Monitoring:
         if sys.version_info >= (3, 12) and self._tool is not None:
             self._off()
             self._on = self._off = _nothing
+            self._is_on = False
             sys.monitoring.register_callback(self._tool, sys.monitoring.events.RAISE, None)
             sys.monitoring.free_tool_id(self._tool)
             self._tool = None
@@ -70,40 +100,83 @@ class Monitoring:
         key = id(exc)
         birth = Birth(exc, self._dies)
         birth.key = key
+        birth.thread = self._get_ident()
         self._pending[key] = birth
-        self._on()
-
-    def expect_again(self, exc: BaseException) -> None:
-        def died(birth: Birth) -> None:
-            self._died(birth)
-            self._lost()
-
-        birth = Birth(exc, died)
-        birth.key = id(exc)
-        self._pending[birth.key] = birth
-        self._on()
+        # After the exception is pending, and the flag after the switch: see `_on_raise`.
+        if not self._is_on:
+            self._on()
+            self._is_on = True
 
     def poll(self) -> None:
-        """Nothing to do: no raise escapes the interpreter's own event."""
+        """Nothing to do: what the interpreter does not report cannot be found later."""
 
     def _on_raise(self, code: CodeType, offset: int, exc: BaseException) -> None:
-        # Also called for foreign exceptions while one of ours is pending: nothing before this test.
+        # Foreign exceptions come here too: nothing before this test.
         # No id stands for an object that is gone: `_died` takes it out before it can be given anew.
-        if self._pending.pop(id(exc), None) is not None:
-            self._disarm()
-            self._raised(exc, self._getframe(1))
+        key = id(exc)
+        if self._pending.pop(key, None) is not None:
+            self._last = key
+            self._foreign = 0
+            outcome: BaseException | bool = False
+            try:
+                outcome = self._raised(exc, self._getframe(1))
+            except (RecursionError, MemoryError):
+                pass  # no room to call it: the next frame that the exception unwinds has more
+            finally:
+                if outcome is False:
+                    birth = Birth(exc, self._dies_unrecorded)
+                    birth.key, birth.thread = key, self._get_ident()
+                    self._pending[key] = birth
+            if isinstance(outcome, BaseException):
+                raise outcome
+            if outcome and 0 < len(self._pending) <= _FEW:
+                self._report_unseen()
+        elif key != self._last:
+            self._foreign += 1
+            # The test and what follows are one step, which needs no lock: threads, signal handlers
+            # and finalizers take turns at calls and jumps. `expect` first makes its exception
+            # pending and then looks at the flag, so either this test sees it or it switches on.
+            if self._foreign >= FOREIGN_LIMIT and not self._pending:
+                self._is_on = False
+                self._off()
+
+    def _report_unseen(self) -> None:
+        """Report what was raised in this thread while this callback ran."""
+        try:
+            thread = self._get_ident()
+            for birth in list(self._pending.values()):
+                exc = birth() if birth.thread == thread else None
+                if exc is not None and guard.traceback_of(exc) is not None:
+                    self._pending.pop(birth.key, None)
+                    self._raised(exc, None)
+        except (RecursionError, MemoryError):
+            pass  # the next callback looks again
 
     def _died(self, birth: Birth) -> None:
         if self._pending.get(birth.key) is birth:
             self._pending.pop(birth.key, None)
-            self._disarm()
+            if self._within_callback():
+                self._lost("reentrant")
 
-    def _disarm(self) -> None:
-        # Test and call are one step, which needs no lock: threads take turns, and signal handlers
-        # and finalizers run, at calls and jumps but not between the two. `expect` adds first and
-        # switches on last, so whoever adds after the test also switches on after this.
-        if not self._pending:
-            self._off()
+    def _died_unrecorded(self, birth: Birth) -> None:
+        if self._pending.pop(birth.key, None) is not None:
+            self._lost("internal_error")
+
+    def _within_callback(self) -> bool:
+        """Whether this is code that interrupts our callback in this thread.
+
+        If the garbage collector frees an exception there, our own code is the caller.
+        """
+        frame: FrameType | None = self._getframe(2)
+        if frame is None or frame.f_code.co_filename.startswith(self._package):
+            return False
+        for _ in range(_STACK_LIMIT):
+            if frame is None:
+                return False
+            if frame.f_code is self._callback_code:
+                return True
+            frame = frame.f_back
+        return False
 
 
 def _nothing() -> None:

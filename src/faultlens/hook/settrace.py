@@ -16,18 +16,15 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
 from faultlens import guard
-from faultlens.hook.births import Birth, Pending
+from faultlens.hook.births import Birth, Pending, Raised
 
 # A raise in the constructing function takes a handful of events, one through factories some tens.
 # 1000 are about 0.3 ms.
 _BUDGET = 1000
-
-Raised = Callable[[BaseException, "FrameType | None"], None]
 
 
 class Settrace:
@@ -64,9 +61,6 @@ class Settrace:
         # Frames: 0 this one, 1 the hook's, 2 __new__, 3 the host's.
         tracer.follow(self._getframe(3))
         self._settrace(tracer.on_call)  # last: from here on the interpreter is slower
-
-    def expect_again(self, exc: BaseException) -> None:
-        self.expect(exc)  # tried again when it is freed, at the latest
 
     def poll(self) -> None:
         for birth in list(self._pending.values()):
@@ -114,7 +108,7 @@ class _Tracer:
         if event == "exception":
             birth = self._pending.pop(id(arg[1]), None)
             if birth is not None and birth() is not None:
-                self._raised(arg[1], frame)
+                self._report(birth, arg[1], frame)
         elif event == "return":
             # A frame that is left, or a coroutine that is suspended, keeps no trace of us.
             frame.f_trace = None
@@ -128,6 +122,18 @@ class _Tracer:
             self.leave(frame)
             return None
         return self.on_event
+
+    def _report(self, birth: Birth, exc: BaseException, frame: FrameType) -> None:
+        outcome: BaseException | bool = False
+        try:
+            outcome = self._raised(exc, frame)
+        except (RecursionError, MemoryError):
+            pass  # no room to call it: it is tried again in the next frame, or when it is freed
+        finally:
+            if outcome is False:
+                self._pending[birth.key] = birth
+        if isinstance(outcome, BaseException):
+            raise outcome
 
     def follow(self, frame: FrameType | None) -> None:
         """Trace a frame that runs already."""

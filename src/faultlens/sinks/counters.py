@@ -149,7 +149,7 @@ class Counters:
         # Without a call up to there, for at the recursion limit there is no room.
         keeper = self._keeper
         with self._lock if keeper is None else keeper.lock, self._lock:
-            self._dropped[reason] = self._dropped.get(reason, 0) + 1
+            self._dropped[reason] += 1  # one step, which no signal handler interrupts
             try:
                 counts.add(self._unsaved(), {Series(DROPPED, detail=reason): Count(1)})
             except RecursionError:
