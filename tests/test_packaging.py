@@ -37,28 +37,20 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return built
 
 
-def test_the_wheel_has_both_start_up_files_beside_the_package_and_only_those(wheel: Path) -> None:
+def test_the_wheel_has_the_start_up_file_beside_the_package_and_nothing_else(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     top = {name.split("/")[0] for name in names}
-    assert {name for name in top if ".dist-info" not in name} == {
-        "faultlens",
-        "faultlens.pth",
-        "faultlens.start",
-    }
+    # No faultlens.start: it makes each start of Python 3.15 slower, with the variable unset too.
+    assert {name for name in top if ".dist-info" not in name} == {"faultlens", "faultlens.pth"}
     assert "faultlens/py.typed" in names
 
 
 def test_the_pth_is_one_short_line_that_looks_at_the_variable_first(wheel: Path) -> None:
     line = zipfile.ZipFile(wheel).read("faultlens.pth").decode()
     assert line.count("\n") == 1
-    assert len(line) < 120
+    assert len(line) < 210
     assert line.startswith('import os; os.environ.get("FAULTLENS") and ')
     assert "exec" not in line
-
-
-def test_the_start_file_names_the_same_callable(wheel: Path) -> None:
-    module, _, name = zipfile.ZipFile(wheel).read("faultlens.start").decode().strip().partition(":")
-    assert callable(getattr(__import__(module, fromlist=[name]), name))
 
 
 def test_three_packages_are_all_that_is_needed_at_run_time(wheel: Path) -> None:
@@ -109,6 +101,25 @@ def test_a_fresh_environment_starts_faultlens_by_the_variable_alone(
     assert on.stdout == "['faultlens', 'faultlens.imports', 'faultlens.startup']\n"
     off = start(python, *options, "-c", PRINT, value=None)
     assert (off.stdout, off.stderr, on.stderr) == ("[]\n", "", "")
+
+
+def test_no_environment_gets_another_start_up_file(python: Path) -> None:
+    assert not list(python.parents[1].rglob("*.start"))
+
+
+@pytest.mark.parametrize("left", ["nothing", "an empty package"])
+def test_a_start_up_file_whose_package_is_gone_says_nothing(
+    wheel: Path, tmp_path: Path, left: str
+) -> None:
+    """It outlives the checkout of an editable install, for one."""
+    venv.create(tmp_path, symlinks=True)
+    site = next(tmp_path.glob("lib/python*/site-packages"))
+    zipfile.ZipFile(wheel).extract("faultlens.pth", site)
+    if left != "nothing":
+        (site / "faultlens").mkdir()
+    for value in (None, "1"):
+        done = start(tmp_path / "bin" / "python", "-c", PRINT, value=value)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "[]\n", "")
 
 
 def test_a_bad_value_warns_once_though_the_line_runs_twice(python: Path) -> None:

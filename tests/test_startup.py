@@ -100,6 +100,21 @@ def test_an_sdk_that_fails_to_import_fails_as_ever_and_may_be_tried_again() -> N
     assert found == [["ZeroDivisionError", False], {"flyte.errors.Whole|unknown|w": 1}]
 
 
+def test_without_a_package_that_faultlens_needs_one_line_says_so_and_it_stays_off() -> None:
+    done = children.run("""
+        import sys
+        sys.modules["prometheus_client"] = None  # as if it were not installed
+        import flyte.errors, durable_workflow.errors
+        import faultlens; faultlens.disable(); faultlens.enable()
+        try:
+            raise flyte.errors.OOMError("OOM", "m")
+        except flyte.errors.OOMError:
+            pass
+    """)
+    why = "import of prometheus_client halted; None in sys.modules"
+    assert done.stderr.splitlines() == [f"faultlens could not start and stays off: {why}"] * 2
+
+
 @pytest.mark.parametrize(
     "source",
     [

@@ -41,8 +41,8 @@ def disable() -> None:
 
 
 def __getattr__(name: str) -> object:
-    # Importing this package is part of every process's start-up where faultlens.start is
-    # supported, so the record's module (dataclasses, enum) is loaded only for who asks for it.
+    # Every process with FAULTLENS=1 imports this package at start-up: the record's module, with
+    # dataclasses and enum, is loaded when somebody asks for it.
     if name in ("Failure", "Kind", "Role"):
         from faultlens import failure
 

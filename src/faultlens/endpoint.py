@@ -7,6 +7,7 @@ import socket
 import urllib.request
 from email.message import Message
 from http.client import HTTPException
+from urllib.error import HTTPError
 
 __all__ = [
     "STORE_HEADER",
@@ -61,18 +62,21 @@ def store_served(url: str) -> str | None:
     """Which store faultlens serves at `url`, empty if none; None if it is not faultlens."""
     try:
         return _get(url)[0].get(STORE_HEADER)
+    except HTTPError as error:  # faultlens answers 503 while it cannot read its store
+        return error.headers.get(STORE_HEADER)
     except OSError:
         return None
 
 
 def stranger(host: str, port: int, store: str) -> str | None:
-    """Who has the port, in words, if that is not a server of this store; None if it is.
+    """Who has the port, in words; None if that is a server of this store, or nobody.
 
     store: the identity of the store.
     """
     served = store_served(metrics_url(host, port))
     if served is None:
-        return "something else"
+        # The port is free if a server has just ended: it refuses a request, or breaks it off.
+        return "something else" if bind_error(host, port) else None
     return None if served == store else "faultlens for another store"
 
 
@@ -84,5 +88,8 @@ def _get(url: str) -> tuple[Message, str]:
         with opener.open(url, timeout=_TIMEOUT) as response:
             page: bytes = response.read()
             return response.headers, page.decode(errors="replace")
+    except HTTPError as error:
+        error.close()  # it is an open response too
+        raise
     except HTTPException as error:  # something else than HTTP is spoken there
         raise OSError(f"no HTTP answer: {error!r}") from error

@@ -75,18 +75,28 @@ def already_imported() -> list[ModuleType]:
 
 def _imported(module: ModuleType) -> None:
     """Hand the module to the pipeline; whatever goes wrong there must not break the import."""
+    if _finder not in sys.meta_path:  # disabled meanwhile
+        return
     try:
         from faultlens import pipeline
-
+    except ImportError as error:  # half-installed
+        uninstall()
+        _warn("faultlens could not start and stays off: %s", error)
+        return
+    try:
         pipeline.imported(module)
     except Exception:
-        import logging
-
-        logging.getLogger("faultlens").warning(
+        _warn(
             "faultlens could not hook into %s; the program goes on without it.",
             module.__name__,
             exc_info=True,
         )
+
+
+def _warn(message: str, argument: object, *, exc_info: bool = False) -> None:
+    import logging
+
+    logging.getLogger("faultlens").warning(message, argument, exc_info=exc_info)
 
 
 class _Finder:
@@ -126,8 +136,7 @@ class _Loader:
             module.__spec__.loader = self._loader
         module.__loader__ = self._loader
         self._loader.exec_module(module)
-        if _finder in sys.meta_path:
-            _imported(module)
+        _imported(module)
 
 
 _finder = _Finder()

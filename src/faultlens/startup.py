@@ -1,10 +1,11 @@
-"""What ``faultlens.pth`` and ``faultlens.start`` call in every Python process of an environment.
+"""What ``faultlens.pth`` calls in every Python process of an environment.
 
-Until ``FAULTLENS`` is set this imports nothing but `os`; when it is, nothing more than an import
-hook is installed, and the rest waits until a supported SDK is imported.
+Until ``FAULTLENS`` is set this imports nothing but `os` and `sys`; when it is, nothing more than an
+import hook is installed, and the rest waits until a supported SDK is imported.
 """
 
 import os
+import sys
 
 _ON = ("1", "true", "yes", "on")
 _OFF = ("", "0", "false", "no", "off")
@@ -42,8 +43,22 @@ def activate() -> None:
         enable()
 
 
+def obstacle() -> "str | None":
+    """What keeps faultlens from counting in this Python; None if nothing does."""
+    if sys.version_info >= (3, 13) and not sys._is_gil_enabled():
+        return (
+            "this free-threaded Python runs without the global interpreter lock, and failures "
+            "would be counted wrong; PYTHON_GIL=1 or -X gil=1 turns the lock on"
+        )
+    return None
+
+
 def enable() -> None:
     """Install the import hooks; see `faultlens.enable`."""
+    why = obstacle()
+    if why is not None:
+        _warn(f"faultlens stays off and records nothing: {why}.")
+        return
     try:
         from faultlens import imports
 

@@ -128,9 +128,11 @@ ANY_KIND = (Kind.USER, Kind.SYSTEM, Kind.UNKNOWN)
 _NO_WORKER = re.compile(r"user|system|unknown|none|worker-\d+|py-worker-[0-9a-f]{8}", re.IGNORECASE)
 
 
-_REMOTE_TRACEBACKS = (
+# The causes that pools put on an exception which they bring back: from a process, an interpreter.
+_REMOTE_CAUSES = (
     "concurrent.futures.process._RemoteTraceback",
     "multiprocessing.pool.RemoteTraceback",
+    "concurrent.interpreters.ExecutionFailed",
 )
 
 
@@ -142,7 +144,7 @@ class Sdk:
     overrides: the user's kinds by full class name; each holds for the subclasses too.
     suppress: full names of the classes that the user does not count; likewise.
     seen: the SDK exceptions that were raised so far, those of the other SDKs too.
-    shared: whether the processes that this one starts count in the same store.
+    shared: whether the processes and interpreters that this one starts count in the same store.
     """
 
     package: ClassVar[str]
@@ -268,14 +270,11 @@ class Sdk:
         return None
 
     def _from_a_pool(self, exc: BaseException) -> Verdict | None:
-        """The verdict on an exception that came back from a worker process, which has counted it.
-
-        Both pools of the standard library put the remote traceback there as the cause.
-        """
+        """The verdict on an exception that came back from a pool's worker, which has counted it."""
         if self.shared:
             for cause in guard.causes(exc, 1):
-                if guard.class_name(type(cause)) in _REMOTE_TRACEBACKS:
-                    return Verdict(Role.PROPAGATED, "raised in a process of a pool")
+                if guard.class_name(type(cause)) in _REMOTE_CAUSES:
+                    return Verdict(Role.PROPAGATED, "raised in a worker of a pool")
         return None
 
     def _wrapped(self, exc: BaseException) -> Verdict | None:
