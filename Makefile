@@ -1,77 +1,68 @@
-# make demo          the live demo; make demo ONCE=1 prints its table once
-# make test          everything that is checked, with the oldest and the newest SDKs, on python3
-# make flows         what happens in the SDKs, how often it truly goes wrong, what is counted
-# make bench         the figures
-#
-# Each environment is made once, in .venv; `make clean` takes them away.
+# Run `make` for a list of what there is. CONTRIBUTING.md says more.
 
 PYTHON ?= python3
-# What is run on: Pythons, each with the SDKs of tests/requirements/{oldest,between,newest}.txt.
-TEST_ON ?= $(PYTHON):oldest $(PYTHON):newest
-FLOWS_ON ?= $(PYTHON):oldest $(PYTHON):between $(PYTHON):newest
+# What `make test` and `make flows` run on, instead of what tests/matrix.py chooses for this Python.
+TEST_ON ?=
+FLOWS_ON ?=
 
-.PHONY: demo test flows lint bench clean
-.DELETE_ON_ERROR:
-
-PIP_INSTALL = -m pip --disable-pip-version-check install --quiet
+PIP_INSTALL = -m pip --disable-pip-version-check install
 REQUIREMENTS = tests/requirements
 CONSTRAINTS = --constraint $(REQUIREMENTS)/constraints.txt
 
-demo: .venv/demo/.done
+.PHONY: help demo test flows lint bench clean supported
+.DELETE_ON_ERROR:
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' Makefile | expand -t 16
+	@echo 'They need Python 3.10 or later; make test PYTHON=python3.12 uses another than $(PYTHON).'
+
+demo: .venv/demo/.done ## the live demo; ONCE=1: prints its table once (2 min the first time)
 	@.venv/demo/bin/faultlens demo $(if $(ONCE),--once) $(if $(SECONDS),--seconds $(SECONDS))
 
-test: lint
-	@$(call on_each,$(TEST_ON),$$bin/python -m pytest --numprocesses auto --dist loadfile)
+test: supported ## all checks, with the oldest and the newest SDKs (12 min on two cores)
+	@$(PYTHON) -m tests.matrix test $(TEST_ON)
 
-flows:
-	@$(call on_each,$(FLOWS_ON),$(FLOWS))
+flows: supported ## what happens in the SDKs, and what is counted, as tables (3 min)
+	@$(PYTHON) -m tests.matrix flows $(FLOWS_ON)
 
-FLOWS = for sdk in flyte durable; do \
-  FAULTLENS=1 OTEL_EXPORTER_PROMETHEUS_PORT=0 $$bin/python -m tests.sdks.$${sdk}_flows \
-    2>.venv/flows.log || { cat .venv/flows.log; exit 1; }; \
-  done
-
-# on_each(pairs of Python and SDKs, command): run it with the environment of each, $$bin.
-on_each = set -e; for pair in $(1); do \
-  python=$${pair%:*}; sdks=$${pair\#\#*:}; \
-  name=$$($$python -c 'import sys; print("%d.%d" % sys.version_info[:2])')-$$sdks; \
-  $(MAKE) --no-print-directory .venv/$$name/.done PYTHON=$$python SDKSET=$$sdks; \
-  bin=.venv/$$name/bin; \
-  echo "== Python and SDKs: $$name"; \
-  $(2); \
-  done
-
-lint: .venv/lint/.done
+lint: .venv/lint/.done ## ruff and mypy (1 min)
 	.venv/lint/bin/ruff check .
 	.venv/lint/bin/ruff format --check .
 	.venv/lint/bin/mypy
 
-bench: .venv/lint/.done
-	.venv/lint/bin/python benchmarks/run.py
-	.venv/lint/bin/python benchmarks/store.py
+bench: .venv/lint/.done ## what faultlens costs (5 min)
+	.venv/lint/bin/python -m benchmarks.run
+	.venv/lint/bin/python -m benchmarks.store
+	.venv/lint/bin/python -m benchmarks.switching
 
-clean:
+clean: ## removes .venv, where all environments are
 	rm -rf .venv
 
-.venv/demo/.done: pyproject.toml
-	@echo 'Setting up .venv/demo, once; this takes a minute or two ...'
+supported:
+	$(if $(shell $(PYTHON) -c 'import sys; print(sys.version_info >= (3, 10) or "")'),,$(error \
+	  faultlens needs Python 3.10 or later, and $(PYTHON) is $(or $(shell $(PYTHON) --version 2>&1),not there). \
+	  Name another: make $(MAKECMDGOALS) PYTHON=python3.12))
+
+# The lines of pip, as a dot for each package.
+.venv/demo/.done: pyproject.toml | supported
+	@printf 'Setting up .venv/demo, once; this takes a minute or two '
 	@$(PYTHON) -m venv --clear .venv/demo
-	@.venv/demo/bin/python $(PIP_INSTALL) --editable '.[demo]'
+	@{ .venv/demo/bin/python $(PIP_INSTALL) --progress-bar off --editable '.[demo]'; echo "status $$?"; } | \
+	  while read -r word rest; do case $$word in \
+	    Collecting) printf . ;; \
+	    Installing) printf ' installing ' ;; \
+	    status) echo; exit $$rest ;; \
+	  esac; done
 	@touch $@
 
-# The Python of the last pair, which .ci/run makes the newest: mypy sees both sides of a version check.
-.venv/lint/.done: pyproject.toml $(REQUIREMENTS)/*.txt
-	pair='$(lastword $(TEST_ON))'; $${pair%:*} -m venv --clear .venv/lint
-	.venv/lint/bin/python $(PIP_INSTALL) $(CONSTRAINTS) --editable . \
+.venv/lint/.done: pyproject.toml $(REQUIREMENTS)/*.txt | supported
+	$(PYTHON) -m venv --clear .venv/lint
+	.venv/lint/bin/python $(PIP_INSTALL) --quiet $(CONSTRAINTS) --editable . \
 	  -r $(REQUIREMENTS)/dev.txt -r $(REQUIREMENTS)/newest.txt
-	.venv/lint/bin/python $(PIP_INSTALL) --no-deps -r $(REQUIREMENTS)/newest-no-deps.txt
 	touch $@
 
-.venv/%/.done: pyproject.toml $(REQUIREMENTS)/*.txt
+.venv/%/.done: pyproject.toml $(REQUIREMENTS)/*.txt | supported
 	$(PYTHON) -m venv --clear .venv/$*
-	.venv/$*/bin/python $(PIP_INSTALL) $(CONSTRAINTS) --editable . \
+	.venv/$*/bin/python $(PIP_INSTALL) --quiet $(CONSTRAINTS) --editable . \
 	  -r $(REQUIREMENTS)/dev.txt -r $(REQUIREMENTS)/$(SDKSET).txt
-	if [ -f $(REQUIREMENTS)/$(SDKSET)-no-deps.txt ]; then \
-	  .venv/$*/bin/python $(PIP_INSTALL) --no-deps -r $(REQUIREMENTS)/$(SDKSET)-no-deps.txt; \
-	fi
 	touch $@
