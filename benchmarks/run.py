@@ -1,4 +1,4 @@
-"""What faultlens costs, as ratios: ``python benchmarks/run.py``, or ``make bench``.
+"""What faultlens costs, as ratios: ``python -m benchmarks.run``, or ``make bench``.
 
 Each row compares two or three ways of doing one thing, taken in turns in one run, so that a busy
 machine slows all of them alike; a row's figures are medians over the rounds. Absolute times are of
@@ -140,8 +140,7 @@ def start_ups() -> Iterator[tuple[str, list[float], list[float]]]:
             venv.create(place, symlinks=True)
         site = next(ours.glob("lib/python*/site-packages"))
         shutil.copytree(SOURCE / "faultlens", site / "faultlens")
-        for name in ("faultlens.pth", "faultlens.start"):
-            shutil.copy(SOURCE / name, site)
+        shutil.copy(SOURCE / "faultlens.pth", site)
         without, unset = bare / "bin/python", ours / "bin/python"
         yield "python -c pass, FAULTLENS unset", *starts((without, None), (unset, None))
         yield "python -c pass, FAULTLENS=1", *starts((without, None), (unset, "1"))

@@ -1,11 +1,12 @@
-"""What the store of counts keeps, and what it costs: ``python benchmarks/store.py``.
+"""What the store of counts keeps, and what it costs: ``python -m benchmarks.store``.
 
 Without arguments all sections, one after the other, with little churn; else those that are named::
 
-    python benchmarks/store.py churn --seconds 600
+    python -m benchmarks.store churn --seconds 600
 
-What is compared in a table was taken in turns, in one run: see ``run.py``. prometheus_client's
-multiprocess mode, one memory-mapped file for each process, is what the store is compared with.
+What is compared in a table was taken in turns, in one run: see `benchmarks.run`.
+prometheus_client's multiprocess mode, one memory-mapped file for each process, is what the store
+is compared with.
 """
 
 # prometheus_client's multiprocess mode has no types.
@@ -43,9 +44,9 @@ import prometheus_client.values
 from prometheus_client import CollectorRegistry, Counter, generate_latest
 from prometheus_client.mmap_dict import MmapedDict
 from prometheus_client.multiprocess import MultiProcessCollector
-from run import microseconds, row
 
 import faultlens
+from benchmarks.run import microseconds, row
 from faultlens import endpoint, pipeline
 from faultlens.counts import FAILURES
 from faultlens.exposition.database import Database

@@ -1,0 +1,3 @@
+from tests.isolation import isolate
+
+isolate()

@@ -14,15 +14,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-TESTS = Path(__file__).parent
-PREFIXES = ("FAULTLENS", "OTEL_", "K8S_NODE_NAME", "NODE_NAME", "PROMETHEUS_")
+from tests import isolation
 
-ENDED = """
+TESTS = Path(__file__).parent
+
+TIMEOUT = 1200
+"""Seconds after which a test gives up waiting: for what hangs, not for what is slow."""
+
+ENDED = f"""
 import os, signal, time
 
-def ended(pid, seconds=20):
+def ended(pid):
     # The exit status of a child, or None if it had to be killed.
-    for _ in range(seconds * 100):
+    deadline = time.monotonic() + {TIMEOUT}
+    while time.monotonic() < deadline:
         done, status = os.waitpid(pid, os.WNOHANG)
         if done:
             return os.waitstatus_to_exitcode(status)
@@ -37,17 +42,20 @@ def ended(pid, seconds=20):
 def environment(env: Mapping[str, str | None] | None = None) -> dict[str, str]:
     """A child's environment: faultlens on, /metrics on a free port, and `env` over that.
 
-    A value of None takes the variable out.
+    A value of None takes the variable out. Without FAULTLENS_STORE, TMPDIR must be given.
     """
-    inherited = {key: value for key, value in os.environ.items() if not key.startswith(PREFIXES)}
+    inherited = {
+        key: value for key, value in os.environ.items() if not key.startswith(isolation.PREFIXES)
+    }
     wanted: dict[str, str | None] = {
         "FAULTLENS": "1",
         "FAULTLENS_WORKER": "w",
-        "FAULTLENS_STORE": "off",  # what one test counts is nothing to another
         "OTEL_EXPORTER_PROMETHEUS_PORT": "0",
         "PYTHONPATH": str(TESTS),
+        **isolation.ENVIRONMENT,
         **(env or {}),
     }
+    assert wanted["FAULTLENS_STORE"] or "TMPDIR" in wanted, "it would count in the user's store"
     return {key: value for key, value in {**inherited, **wanted}.items() if value is not None}
 
 
@@ -56,7 +64,7 @@ def run(
     *args: str,
     env: Mapping[str, str | None] | None = None,
     check: bool = True,
-    timeout: float = 60,
+    timeout: float = TIMEOUT,
 ) -> subprocess.CompletedProcess[str]:
     """Run a program; its indentation is taken off. Fails the test if the program fails."""
     done = subprocess.run(
@@ -74,7 +82,7 @@ def run(
 
 
 def report(
-    source: str, *args: str, env: Mapping[str, str | None] | None = None, timeout: float = 60
+    source: str, *args: str, env: Mapping[str, str | None] | None = None, timeout: float = TIMEOUT
 ) -> Any:
     """Run a program that ends with ``inside.report(value)``; returns the value, by way of JSON.
 

@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 import urllib.parse
+import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -23,6 +24,7 @@ import pytest
 from faultlens import endpoint
 from faultlens.demo.scrape import Scrape, parse
 from tests import children
+from tests.children import TIMEOUT
 
 
 def needs(tool: str) -> pytest.MarkDecorator:
@@ -39,12 +41,21 @@ def free_port() -> int:
     return port
 
 
-def until(condition: Callable[[], bool], what: str, seconds: float = 60) -> None:
+def until(condition: Callable[[], bool], what: str) -> None:
     """Wait for something that will be, but not for ever."""
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + TIMEOUT
     while not condition():
         assert time.monotonic() < deadline, f"waited in vain for {what}"
         time.sleep(0.1)
+
+
+def get(url: str, body: bytes | None = None) -> str:
+    """The page at `url`, of a server that is there; with a body, by POST."""
+    # Not through http_proxy: what is asked runs on this host.
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(url, body, timeout=TIMEOUT) as answer:
+        page: bytes = answer.read()
+    return page.decode()
 
 
 def answers(url: str) -> bool:
@@ -74,7 +85,7 @@ def serving(command: Sequence[str], url: str, directory: Path) -> Iterator[None]
         finally:
             process.send_signal(signal.SIGTERM)
             try:
-                process.wait(30)
+                process.wait(TIMEOUT)
             except subprocess.TimeoutExpired:
                 process.kill()
 
@@ -96,7 +107,7 @@ class Receiver:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 receiver.bodies.append((self.path, body))
                 if hang:
-                    receiver._done.wait(60)
+                    receiver._done.wait(TIMEOUT)
                 self.send_response(200)
                 self.end_headers()
 
@@ -173,7 +184,7 @@ class Program:
         print(line, file=self.process.stdin, flush=True)
 
     def scrape(self) -> Scrape:
-        return parse(endpoint.fetch(f"http://{self.target}/metrics"))
+        return parse(get(f"http://{self.target}/metrics"))
 
 
 @contextlib.contextmanager
@@ -201,7 +212,7 @@ class Prometheus:
     def query(self, expression: str) -> list[tuple[dict[str, str], float]]:
         """The samples of an instant vector: labels and value."""
         parameters = urllib.parse.urlencode({"query": expression})
-        answer: Any = json.loads(endpoint.fetch(f"{self.url}/api/v1/query?{parameters}"))
+        answer: Any = json.loads(get(f"{self.url}/api/v1/query?{parameters}"))
         assert answer["status"] == "success", answer
         return [(s["metric"], float(s["value"][1])) for s in answer["data"]["result"]]
 
@@ -215,8 +226,8 @@ class Prometheus:
         until(lambda: bool(self.query(expression)), expression)
 
     def wait_for_scrape(self) -> None:
-        """Wait for a scrape that begins after this call."""
-        self.wait_for(f"timestamp(up) > {time.time()}")
+        """Wait for a successful scrape that begins after this call."""
+        self.wait_for(f"timestamp(up) > {time.time()} and up == 1")
 
 
 @contextlib.contextmanager

@@ -26,7 +26,7 @@ def command(
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=children.TIMEOUT,
         check=False,
     )
 
@@ -88,7 +88,7 @@ def test_a_reader_that_has_seen_enough_is_no_error() -> None:
         stdout=write,
         stderr=subprocess.PIPE,
         text=True,
-        timeout=120,
+        timeout=children.TIMEOUT,
         check=False,
     )
     os.close(write)

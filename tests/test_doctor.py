@@ -127,7 +127,7 @@ class TestStartUp:
             env=env,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=children.TIMEOUT,
             check=False,
         )
         return Report(done)

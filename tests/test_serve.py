@@ -8,14 +8,15 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-import urllib.request
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests import children
+from tests.children import TIMEOUT
+from tests.servers import answers, get, until
 
 FAIL = """
     import sys
@@ -41,9 +42,7 @@ class Serving:
         self.url = found[0]
 
     def page(self, path: str = "/metrics") -> str:
-        url = self.url.removesuffix("/metrics") + path
-        with urllib.request.urlopen(url, timeout=10) as answer:
-            return answer.read().decode()
+        return get(self.url.removesuffix("/metrics") + path)
 
     def failures(self) -> float:
         lines = [line for line in self.page().splitlines() if line.startswith(LINE)]
@@ -55,9 +54,11 @@ def command(*args: str) -> list[str]:
 
 
 @contextlib.contextmanager
-def serving(store: Path, *args: str) -> Iterator[Serving]:
+def serving(store: Path, *args: str, program: str | None = None) -> Iterator[Serving]:
+    """A running ``faultlens serve``, or a program that does the same."""
+    serves = command("--store", str(store), *args)
     process = subprocess.Popen(
-        command("--store", str(store), *args),
+        [sys.executable, "-c", program] if program else serves,
         env=children.environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -74,13 +75,13 @@ def fail(store: Path, times: int) -> None:
     children.run(FAIL, str(times), env={"FAULTLENS_STORE": str(store)})
 
 
-def refused(*args: str, store: str | None = None) -> str:
+def refused(*args: str, store: str = "off") -> str:
     done = subprocess.run(
         command(*args),
         env=children.environment({"FAULTLENS_STORE": store}),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=TIMEOUT,
         check=False,
     )
     assert done.returncode == 1
@@ -109,19 +110,18 @@ def test_every_known_class_is_at_0_once_a_process_has_imported_the_sdk(store: Pa
 
 
 def test_it_imports_no_sdk_and_says_so(store: Path) -> None:
-    done = children.run(
-        """
-        import os, signal, sys, threading
-        from faultlens import cli
-        threading.Timer(1, os.kill, (os.getpid(), signal.SIGTERM)).start()
-        assert cli.main(["serve", "--store", sys.argv[1]]) == 0
-        assert not {"flyte", "durable_workflow", "opentelemetry"} & set(sys.modules)
-        """,
-        str(store),
-    )
-    assert f"has the counts in {store}; Ctrl-C ends it." in done.stdout
-    with serving(store) as server:
+    program = f"""
+import sys
+from faultlens import cli
+assert cli.main(["serve", "--store", {str(store)!r}]) == 0
+print(sorted({{"flyte", "durable_workflow", "opentelemetry"}} & set(sys.modules)))
+"""
+    with serving(store, program=program) as server:
+        assert f"has the counts in {store}; Ctrl-C ends it." in server.said
         assert 'faultlens_info{detector="none"' in server.page()
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.communicate(timeout=TIMEOUT) == ("[]\n", "")
+        assert server.process.returncode == 0
 
 
 def test_a_health_check_and_a_front_page(store: Path) -> None:
@@ -134,7 +134,7 @@ def test_a_health_check_and_a_front_page(store: Path) -> None:
 def test_a_signal_ends_it_without_a_word(store: Path, number: int) -> None:
     with serving(store) as server:
         server.process.send_signal(number)
-        assert server.process.wait(10) == 0
+        assert server.process.wait(TIMEOUT) == 0
         assert server.process.communicate() == ("", "")
 
 
@@ -147,12 +147,8 @@ def test_a_second_one_stands_by_and_takes_over(store: Path) -> None:
             assert first.failures() == 2
             first.process.kill()
             first.process.wait()
-            end = time.monotonic() + 20
-            while time.monotonic() < end:
-                with contextlib.suppress(OSError):
-                    assert second.failures() == 2
-                    break
-                time.sleep(0.1)
+            until(lambda: answers(second.url), "the second one to serve")
+            assert second.failures() == 2
             fail(store, 1)
             assert second.failures() == 3
 
@@ -169,7 +165,7 @@ def test_what_cannot_be_served_is_one_line(tmp_path: Path, store: Path) -> None:
         port = str(other.getsockname()[1])
         said = refused("--store", str(store), "--host", "127.0.0.1", "--port", port)
         assert f"127.0.0.1:{port} is taken by something else. Choose another with --port" in said
-    assert "FAULTLENS_STORE=off: there is no store to serve" in refused(store="off")
+    assert "FAULTLENS_STORE=off: there is no store to serve" in refused()
     assert "--store here: expected an absolute path, or off" in refused("--store", "here")
     assert "203.0.113.1:0 cannot be served" in refused(
         "--store", str(store), "--host", "203.0.113.1"
@@ -188,13 +184,22 @@ def test_another_store_s_server_is_not_taken_for_ours(tmp_path: Path) -> None:
 
 
 def test_a_program_whose_port_another_store_has_says_so_and_counts_on(tmp_path: Path) -> None:
+    said = "is taken by faultlens for another store"
     with serving(tmp_path / "a") as server:
         port = server.url.split(":")[-1].removesuffix("/metrics")
-        done = children.run(
-            FAIL + "\n    import time; time.sleep(2.5)",
-            "1",
-            env={"FAULTLENS_STORE": str(tmp_path / "b"), "OTEL_EXPORTER_PROMETHEUS_PORT": port},
-        )
-    assert done.stderr.count("is taken by faultlens for another store") == 1
+        env = {"FAULTLENS_STORE": str(tmp_path / "b"), "OTEL_EXPORTER_PROMETHEUS_PORT": port}
+        log = tmp_path / "log"
+        with (
+            log.open("w") as stderr,
+            subprocess.Popen(
+                [sys.executable, "-c", f"{textwrap.dedent(FAIL)}\nsys.stdin.read()", "1"],
+                env=children.environment(env),
+                stdin=subprocess.PIPE,
+                stderr=stderr,
+            ) as program,
+        ):
+            until(lambda: said in log.read_text(), said)
+            program.communicate(timeout=TIMEOUT)
+    assert log.read_text().count(said) == 1
     with serving(tmp_path / "b") as server:
         assert server.failures() == 1

@@ -14,6 +14,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.children import TIMEOUT
+
 __all__ = ["DAY", "HOUR", "MINUTE", "History", "Target", "store"]
 
 MINUTE = 60
@@ -274,5 +276,5 @@ def store(histories: Iterable[History], directory: Path) -> None:
             file.writelines(history.lines())
         # One run each: promtool reads the text again for each two hours between first and last.
         command = ["promtool", "tsdb", "create-blocks-from", "openmetrics", "--quiet"]
-        subprocess.run([*command, str(text), str(directory)], check=True, timeout=60)
+        subprocess.run([*command, str(text), str(directory)], check=True, timeout=TIMEOUT)
         text.unlink()

@@ -7,13 +7,12 @@ import math
 import re
 import urllib.error
 import urllib.parse
-import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tests.servers import Prometheus
+from tests.servers import Prometheus, get
 
 __all__ = [
     "ALL",
@@ -309,8 +308,7 @@ def ask(server: Prometheus, what: str, parameters: Mapping[str, Any]) -> Any:
     else:
         body = encoded.encode()
     try:
-        with urllib.request.urlopen(url, body, timeout=60) as response:
-            answer = json.load(response)
+        answer = json.loads(get(url, body))
     except urllib.error.HTTPError as error:
         raise AssertionError(f"{error.read().decode()}\n{parameters}") from error
     assert not answer.get("warnings"), answer["warnings"]

@@ -16,10 +16,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import promql_parser as promql
 import pytest
 
+from tests.children import TIMEOUT
 from tests.dashboards.panels import DIRECTORY, Board, Panel, View, boards
+from tests.dashboards.promql import promql_parser as promql
 from tests.servers import needs
 
 ROOT = Path(__file__).parents[2]
@@ -537,7 +538,7 @@ def test_traceql_is_traceql() -> None:
         input=json.dumps(traceql() + wrong),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=TIMEOUT,
         check=False,
     )
     assert ran.returncode == 0, ran.stderr

@@ -20,9 +20,9 @@ from typing import Any
 import pytest
 import yaml
 
-from faultlens import endpoint
 from tests import children
-from tests.servers import Prometheus, Receiver, needs, prometheus, until
+from tests.children import TIMEOUT
+from tests.servers import Prometheus, Receiver, get, needs, prometheus, until
 from tests.test_packaging import pip
 
 ROOT = Path(__file__).parents[2]
@@ -70,7 +70,7 @@ class TestComposeFile:
             capture_output=True,
             text=True,
             check=False,
-            timeout=60,
+            timeout=TIMEOUT,
         )
 
     @needs("docker-compose")
@@ -261,11 +261,11 @@ class Native:
 
     def api(self, path: str, **parameters: object) -> Any:
         query = urllib.parse.urlencode(parameters)
-        return json.loads(endpoint.fetch(f"{self.server.url}/api/v1/{path}?{query}"))["data"]
+        return json.loads(get(f"{self.server.url}/api/v1/{path}?{query}"))["data"]
 
     def exemplars(self) -> list[tuple[dict[str, str], str]]:
         """Each exemplar of a failure: the labels of its series, and the trace that it names."""
-        found = self.api("query_exemplars", query="faultlens_failures_total", start=0, end=2e9)
+        found = self.api("query_exemplars", query="faultlens_failures_total", start=0, end=4e9)
         return [
             (series["seriesLabels"], exemplar["labels"][EXEMPLARS["name"]])
             for series in found
@@ -315,7 +315,7 @@ def native(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Native]:
                     **DEMO["environment"],
                     "OTEL_EXPORTER_PROMETHEUS_HOST": "127.0.0.1",
                     "OTEL_EXPORTER_OTLP_ENDPOINT": tempo.url,
-                    **dict.fromkeys(("FAULTLENS", "FAULTLENS_WORKER", "FAULTLENS_STORE")),
+                    **dict.fromkeys(("FAULTLENS", "FAULTLENS_WORKER")),
                 }
             ),
             stdin=subprocess.DEVNULL,
@@ -356,7 +356,7 @@ class TestNatively:
             return [rule for group in native.api("rules")["groups"] for rule in group["rules"]]
 
         # A rule is unknown until its group has had its turn, which takes one interval.
-        until(lambda: all(rule["health"] != "unknown" for rule in rules()), "the rules", 120)
+        until(lambda: all(rule["health"] != "unknown" for rule in rules()), "the rules")
         assert sorted(rule["name"] for rule in rules()) == sorted(expected)
         assert {rule["health"] for rule in rules()} == {"ok"}
 
@@ -398,14 +398,14 @@ class TestNatively:
             [sys.executable, option, code.replace("127.0.0.1:9464", target)],
             stderr=subprocess.DEVNULL,
             check=False,
-            timeout=60,
+            timeout=TIMEOUT,
         )
 
         assert (cmd, program, done.returncode) == ("CMD", "python", status)
 
     def test_it_ends_as_docker_ends_it(self, native: Native) -> None:
         native.demo.send_signal(signal.SIGTERM)
-        stdout, stderr = native.demo.communicate(timeout=60)
+        stdout, stderr = native.demo.communicate(timeout=TIMEOUT)
 
         assert (native.demo.returncode, stderr) == (0, "")
         assert "failures: " in stdout

@@ -12,18 +12,17 @@ from typing import NamedTuple
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from faultlens import endpoint
 from faultlens.demo import workload
 from faultlens.demo.scrape import KINDS, Scrape
 from tests.dashboards.panels import Answer, Board, Panel, View, ask, board, boards
-from tests.servers import Prometheus, Receiver, needs, prometheus, running, until
+from tests.servers import Prometheus, Receiver, get, needs, prometheus, running, until
 
 pytestmark = needs("prometheus")
 
 CONFIG = """
 global:
-  scrape_interval: 500ms
-  scrape_timeout: 500ms
+  scrape_interval: 2s
+  scrape_timeout: 2s
 scrape_configs:
   - job_name: demo
     static_configs:
@@ -77,21 +76,17 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
         program.line_with(workload.READY)
         config = CONFIG.format(target=program.target)
         flag = "--enable-feature=exemplar-storage"
+        began = time.time()
         with prometheus(directory, config, flag) as server:
             # Known for some steps already: what fails then is new.
             server.wait_for("count_over_time(faultlens_info[1m]) > 4")
             program.tell("begin")
             program.line_with(workload.DONE)
             server.wait_for_scrape()
-            page = endpoint.fetch(f"http://{program.target}/metrics")
-            yield Demo(
-                server,
-                program.scrape(),
-                _codes(page),
-                receiver,
-                # A step ends with it, however many of them there are.
-                View(time.time() // 10 * 10 + 10, seconds=300, scrape=1),
-            )
+            page = get(f"http://{program.target}/metrics")
+            end = time.time() // 10 * 10 + 10  # a step ends with it, however many there are
+            view = View(end, seconds=max(300, math.ceil(end - began)), scrape=2)
+            yield Demo(server, program.scrape(), _codes(page), receiver, view)
 
 
 def _codes(page: str) -> Counter[tuple[str, str]]:

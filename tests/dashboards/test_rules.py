@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
-import promql_parser
 import pytest
 import yaml
 
 from faultlens.counts import CODES, DROPPED, FAILURES, SUPPRESSED, Count, Series
 from faultlens.exposition.families import families
+from tests.children import TIMEOUT
+from tests.dashboards.promql import promql_parser
 from tests.dashboards.rule_cases import (
     BY_WORKER,
     CASES,
@@ -85,7 +86,7 @@ def promtool(
     file = directory / "tests.yml"
     file.write_text(json.dumps(asked))
     command = ["promtool", "test", "rules", str(file)]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT)
     return result.stdout + result.stderr if result.returncode else ""
 
 
@@ -133,7 +134,7 @@ def run_cases(rule: str, directory: Path, changed: dict[str, Any] | None = None)
 @needs("promtool")
 def test_promtool_accepts_the_file() -> None:
     command = ["promtool", "check", "rules", "--lint-fatal", str(FILE)]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT)
     assert result.returncode == 0, result.stdout + result.stderr
     assert f"{len(RULES)} rules found" in result.stdout
 

@@ -11,7 +11,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,10 +18,10 @@ from pathlib import Path
 
 import pytest
 
-from faultlens import endpoint
 from faultlens.demo.scrape import Scrape, parse
 from tests import children
-from tests.servers import Receiver
+from tests.children import TIMEOUT
+from tests.servers import Receiver, get, until
 from tests.test_cli import command, package
 
 OFF = {"FAULTLENS": None, "FAULTLENS_WORKER": None, "COLUMNS": "80", "NO_COLOR": None}
@@ -197,14 +196,14 @@ class Demo:
         self.process = process
         assert process.stdout is not None
         self.url = process.stdout.readline().split()[0]
-        page = endpoint.fetch(self.url.removesuffix("metrics"))
+        page = get(self.url.removesuffix("metrics"))
         self.child = int(re.findall(r"\(pid (\d+)\)", page)[0])
 
     def wait_for_failures(self) -> None:
-        until(lambda: bool(self.scrape().total))
+        until(lambda: bool(self.scrape().total), "a failure")
 
     def scrape(self) -> Scrape:
-        return parse(endpoint.fetch(self.url))
+        return parse(get(self.url))
 
     def child_runs(self) -> bool:
         """Whether the child is there; a zombie, which waits for its parent only, is not."""
@@ -216,17 +215,8 @@ class Demo:
             return False
 
     def ends(self) -> tuple[int, str, str]:
-        stdout, stderr = self.process.communicate(timeout=60)
+        stdout, stderr = self.process.communicate(timeout=TIMEOUT)
         return self.process.returncode, stdout, stderr
-
-
-def until(condition: object) -> None:
-    """Wait for something that will be, but not for ever."""
-    assert callable(condition)
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 @contextmanager
@@ -271,7 +261,7 @@ class TestEnding:
             assert demo.child_runs()
             demo.process.kill()
             demo.process.wait()
-            until(lambda: not demo.child_runs())
+            until(lambda: not demo.child_runs(), "the child to end")
 
     def test_a_child_that_dies_ends_the_demo(self) -> None:
         with running("--seconds", "600") as demo:
@@ -281,7 +271,8 @@ class TestEnding:
         assert (status, stdout) == (1, "")
         assert stderr.startswith("faultlens demo: the examples ended with -9: ")
 
-    def test_ctrl_c_before_the_examples_run(self) -> None:
+    @pytest.mark.parametrize("started", [False, True], ids=["before they start", "while they do"])
+    def test_ctrl_c_before_the_examples_run(self, started: bool) -> None:
         with subprocess.Popen(
             [sys.executable, "-m", "faultlens", "demo", "--once", "--port", "0"],
             env=children.environment({**OFF, "PYTHONPROFILEIMPORTTIME": "1"}),
@@ -293,9 +284,11 @@ class TestEnding:
             for line in process.stderr:  # until the last module that it needs has been imported
                 if "faultlens.demo.run" in line:
                     break
-            time.sleep(0.5)
+            processes = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+            if started and processes.exists():
+                until(lambda: bool(processes.read_text()), "the examples to start")
             process.send_signal(signal.SIGINT)
-            stdout, stderr = process.communicate(timeout=60)
+            stdout, stderr = process.communicate(timeout=TIMEOUT)
 
         assert process.returncode == 130
         assert stdout == ""
@@ -304,8 +297,11 @@ class TestEnding:
 
 @pytest.mark.skipif(os.name == "nt", reason="has no pseudo-terminals")
 class TestTerminal:
-    def run(self, *args: str) -> tuple[int, str]:
-        """Run the demo in a terminal of 80 by 24; returns its status and what it wrote."""
+    def run(self) -> tuple[int, str]:
+        """Run the demo in a terminal of 80 by 24, and end it when it has shown a failure.
+
+        Returns its status and what it wrote.
+        """
         import fcntl
         import pty
         import struct
@@ -322,9 +318,12 @@ class TestTerminal:
             except OSError:  # Linux's way to say that the other end is closed
                 pass
 
+        def shows_a_failure() -> bool:
+            return b".errors." in b"".join(written) or not reader.is_alive()
+
         reader = threading.Thread(target=read)
         with subprocess.Popen(
-            [sys.executable, "-m", "faultlens", "demo", "--port", "0", *args],
+            [sys.executable, "-m", "faultlens", "demo", "--port", "0", "--seconds", "6000"],
             env=children.environment({**OFF, "TERM": "xterm-256color", "COLUMNS": None}),
             stdin=theirs,
             stdout=theirs,
@@ -332,7 +331,9 @@ class TestTerminal:
         ) as process:
             os.close(theirs)
             reader.start()
-            status = process.wait(timeout=120)
+            until(shows_a_failure, "a failure to be shown")
+            process.send_signal(signal.SIGINT)
+            status = process.wait(TIMEOUT)
         reader.join()
         os.close(ours)
         return status, b"".join(written).decode()
@@ -352,7 +353,7 @@ class TestTerminal:
         assert "inf" not in written.getvalue()
 
     def test_shows_a_live_view_and_then_the_table(self) -> None:
-        status, text = self.run("--seconds", "4")
+        status, text = self.run()
 
         live, _, final = text.partition("\x1b[?1049l")
         assert status == 0

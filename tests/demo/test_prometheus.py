@@ -17,8 +17,8 @@ pytestmark = needs("prometheus")
 
 CONFIG = """
 global:
-  scrape_interval: 500ms
-  scrape_timeout: 500ms
+  scrape_interval: 2s
+  scrape_timeout: 2s
 scrape_configs:
   - job_name: workflows
     static_configs:

@@ -108,7 +108,8 @@ class Host:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
 
-            late = threading.Timer(120, kill)  # nobody waits for ever for what it does not say
+            # Nobody waits for ever for what it does not say.
+            late = threading.Timer(children.TIMEOUT, kill)
             late.start()
             try:
                 yield Running(process)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.children import TIMEOUT
 from tests.exposition.hosts import COMMON, Host, listeners, needs_proc, program
 from tests.servers import until
 
@@ -20,7 +21,7 @@ def _unshare() -> list[str] | None:
     command = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
     for way in (command, [*command, "--map-root-user"]):
         try:
-            done = subprocess.run([*way, "true"], capture_output=True, check=False, timeout=10)
+            done = subprocess.run([*way, "true"], capture_output=True, check=False, timeout=TIMEOUT)
         except OSError:
             return None
         if done.returncode == 0:
@@ -72,7 +73,7 @@ def test_what_fails_at_exit_is_counted_before_and_after_faultlens_s_own_end(host
     file = host.folder / "program.py"
     file.write_text(textwrap.dedent(source).replace("{common}", COMMON))
     with host.running([sys.executable, str(file)]) as running:
-        assert running.process.wait(30) == 0
+        assert running.process.wait(TIMEOUT) == 0
     assert host.counted() == {"failures": 7}
 
 
@@ -265,7 +266,7 @@ def test_a_fork_by_a_signal_handler_in_the_middle_of_a_fork_leaves_the_store_to_
     host.run("""
         import faulthandler
         from faultlens import pipeline
-        faulthandler.dump_traceback_later(10, exit=True)  # rather than hang
+        faulthandler.dump_traceback_later(300, exit=True)  # rather than hang
 
         def forks(*_):
             pids.append(child(lambda: fail(2)))
@@ -329,7 +330,7 @@ def test_what_interrupts_the_store_s_work_may_count_while_another_thread_wants_t
         """
         import faulthandler
         from faultlens import pipeline
-        faulthandler.dump_traceback_later(10, exit=True)  # rather than hang
+        faulthandler.dump_traceback_later(300, exit=True)  # rather than hang
 
         class Lock:
             def __init__(self, lock):
@@ -378,7 +379,7 @@ def test_a_log_handler_may_count_while_another_thread_logs_that_the_store_cannot
     done = host.run("""
         import faulthandler, logging
         from faultlens import pipeline
-        faulthandler.dump_traceback_later(10, exit=True)  # rather than hang
+        faulthandler.dump_traceback_later(300, exit=True)  # rather than hang
 
         class Handler(logging.Handler):
             def handle(self, record):

@@ -15,6 +15,7 @@ from faultlens.exposition import server as server_module
 from faultlens.exposition.families import Collector
 from faultlens.exposition.server import MetricsServer
 from tests import children
+from tests.children import TIMEOUT
 
 
 @pytest.fixture
@@ -30,7 +31,7 @@ def server() -> Iterator[MetricsServer]:
 def get(server: MetricsServer, path: str, accept: str = "") -> tuple[str, str]:
     url = f"http://127.0.0.1:{server.port}{path}"
     request = urllib.request.Request(url, headers={"Accept": accept})
-    with urllib.request.urlopen(request, timeout=10) as answer:
+    with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
         return answer.headers["Content-Type"], answer.read().decode()
 
 
@@ -104,15 +105,15 @@ def test_who_stands_by_can_be_stopped_at_the_moment_it_gets_the_port(
         def bind_and_be_stopped() -> WSGIServer:
             bound_server = bind()
             bound.set()
-            server._stopped.wait(10)
+            server._stopped.wait(TIMEOUT)
             return bound_server
 
         monkeypatch.setattr(server, "_bind", bind_and_be_stopped)
         server.start_or_stand_by()
-    assert bound.wait(10)
+    assert bound.wait(TIMEOUT)
     stopping = threading.Thread(target=server.stop, daemon=True)
     stopping.start()
-    stopping.join(10)
+    stopping.join(TIMEOUT)
     assert not stopping.is_alive(), "stop() waits for a server that never started"
     with socket.socket() as other:
         other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

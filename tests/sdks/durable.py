@@ -11,9 +11,14 @@ from durable_workflow import Client, Worker
 from durable_workflow.errors import ActivityCancelled, DurableWorkflowError, WorkflowCancelled
 from durable_workflow.retry_policy import RetryPolicy
 
+from faultlens.demo import durable_server
 from faultlens.demo.durable_server import DurableServer
+from tests.children import TIMEOUT
 
-__all__ = ["IMPATIENT", "SDK_EXCEPTIONS", "answering", "working_on"]
+__all__ = ["IMPATIENT", "SDK_EXCEPTIONS", "answering", "result_of", "working_on"]
+
+# A worker may take longer than 3 s to answer a query.
+durable_server.ANSWER_SECONDS = TIMEOUT
 
 IMPATIENT = RetryPolicy(max_attempts=2, initial_backoff_seconds=0.01)
 
@@ -45,7 +50,7 @@ async def working_on(
         task_queue=queue,
         workflows=list(workflows),
         activities=list(activities),
-        shutdown_timeout=1.0,
+        shutdown_timeout=TIMEOUT,
         **options,
     )
     running = asyncio.create_task(worker.run())
@@ -53,6 +58,9 @@ async def working_on(
         yield worker
     finally:
         await worker.stop()
-        await asyncio.wait({running}, timeout=1.0)
-        running.cancel()
-        await asyncio.wait({running})
+        await asyncio.wait({running}, timeout=TIMEOUT)
+
+
+async def result_of(handle: Any) -> Any:
+    """A workflow's result, however long it takes."""
+    return await handle.result(poll_interval=0.05, timeout=TIMEOUT)

@@ -159,7 +159,7 @@ def outcomes(module: str, *names: str) -> dict[str, Outcome]:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=10 * children.TIMEOUT,  # it may be a whole table
         check=False,
     )
     assert done.returncode == 0, f"{names}: {done.stderr}"

@@ -33,11 +33,11 @@ from durable_workflow.errors import (
 )
 
 from faultlens.demo.durable_server import CLUSTER_INFO, DurableServer
-from tests.sdks.durable import IMPATIENT, SDK_EXCEPTIONS, answering, working_on
+from tests.children import TIMEOUT
+from tests.sdks.durable import IMPATIENT, SDK_EXCEPTIONS, answering, result_of, working_on
 from tests.sdks.provocation import Provocations, Provoke
 
 QUEUE = "provocations"
-DEADLINE = 5.0  # seconds; each provocation takes well below two, this bounds a hang
 working = functools.partial(working_on, QUEUE)
 
 PROVOCATIONS = Provocations()
@@ -64,7 +64,7 @@ def raised_to_client(
 
     async def attempt(url: str) -> None:
         async with Client(url, retry_policy=IMPATIENT, **options) as client:
-            await asyncio.wait_for(act(client), DEADLINE)
+            await asyncio.wait_for(act(client), TIMEOUT)
 
     with server or DurableServer() as running:
         return caught(lambda: asyncio.run(attempt(running.url)))
@@ -92,7 +92,7 @@ def raised_in_worker(
         ):
             await start(client, workflows[0])
             if meanwhile is not None:
-                await asyncio.to_thread(under_way.wait, DEADLINE)
+                await asyncio.to_thread(under_way.wait, TIMEOUT)
                 await meanwhile(client)
             while not observed:
                 await asyncio.sleep(0.02)
@@ -100,7 +100,7 @@ def raised_in_worker(
     observed.clear()
     under_way.clear()
     with server or DurableServer() as running:
-        asyncio.run(asyncio.wait_for(attempt(running.url), DEADLINE))
+        asyncio.run(asyncio.wait_for(attempt(running.url), TIMEOUT))
     return observed[0]
 
 
@@ -116,7 +116,7 @@ async def run(client: Client, definition: type) -> Any:
     """Run the workflow to its end, and return its result."""
     async with working(client, [definition]):
         handle = await start(client, definition)
-        return await handle.result(poll_interval=0.05)
+        return await result_of(handle)
 
 
 # --- workflows and activities ---------------------------------------------------------------------
@@ -256,7 +256,7 @@ def workflow_terminated() -> BaseException:
     async def act(client: Client) -> None:
         handle = await start(client, Waiting)
         await handle.terminate(reason="stuck")
-        await handle.result()
+        await result_of(handle)
 
     return raised_to_client(act)
 
@@ -266,7 +266,7 @@ def workflow_cancelled() -> BaseException:
     async def act(client: Client) -> None:
         handle = await start(client, Waiting)
         await handle.cancel(reason="the customer changed his mind")
-        await handle.result()
+        await result_of(handle)
 
     return raised_to_client(act)
 
@@ -276,7 +276,7 @@ def query_failed() -> BaseException:
     async def act(client: Client) -> None:
         async with working(client, [Succeeding]):
             handle = await start(client, Succeeding)
-            await handle.result(poll_interval=0.05)
+            await result_of(handle)
             await handle.query("undeclared")
 
     return raised_to_client(act)
@@ -423,7 +423,7 @@ def child_workflow_terminated() -> BaseException:
 def workflow_timed_out() -> BaseException:
     async def act(client: Client) -> None:
         handle = await start(client, Waiting, run_timeout_seconds=1)
-        await handle.result(poll_interval=0.1)
+        await result_of(handle)
 
     return raised_to_client(act)
 
@@ -445,7 +445,7 @@ def update_failed() -> BaseException:
     async def act(client: Client) -> None:
         async with working(client, [definition]):
             handle = await start(client, definition)
-            await asyncio.to_thread(under_way.wait, DEADLINE)
+            await asyncio.to_thread(under_way.wait, TIMEOUT)
             await handle.update("change_address", wait_for="completed")
 
     return raised_to_client(act)

@@ -45,14 +45,12 @@ from flyteidl2.core import execution_pb2
 from flyteidl2.task import task_definition_pb2
 from flyteidl2.workflow import run_definition_pb2, state_service_pb2
 
+from tests.children import TIMEOUT
 from tests.sdks.provocation import Provocations
 
 USER = execution_pb2.ExecutionError.USER
 SYSTEM = execution_pb2.ExecutionError.SYSTEM
 UNKNOWN = execution_pb2.ExecutionError.UNKNOWN
-
-DEADLINE = 10.0  # seconds; each provocation takes well below one, this bounds a hang
-
 
 PROVOCATIONS = Provocations()
 provokes = PROVOCATIONS.enter
@@ -70,7 +68,7 @@ def caught(action: Callable[[], object]) -> BaseException:
 async def caught_awaiting(awaitable: Awaitable[object]) -> BaseException:
     """What `awaitable` raises."""
     try:
-        await asyncio.wait_for(awaitable, DEADLINE)
+        await asyncio.wait_for(awaitable, TIMEOUT)
     except Exception as error:
         return error
     raise AssertionError("nothing was raised")
@@ -244,6 +242,11 @@ class NotedController(RemoteController):
             return plane
 
         super().__init__(client(), workers=1)
+
+    def _start(self) -> None:
+        # Its thread may take longer than 5 s.
+        self._thread_wait_timeout = self._informer_start_wait_timeout = TIMEOUT
+        super()._start()
 
     async def _bg_launch(self, action: Any) -> None:
         try:

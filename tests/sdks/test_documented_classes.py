@@ -80,7 +80,7 @@ def provoked(package: str) -> dict[str, Any]:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=children.TIMEOUT,
         check=False,
     )
     assert done.returncode == 0, done.stderr

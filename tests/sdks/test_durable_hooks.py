@@ -32,7 +32,8 @@ def happen(
     env = {"FAULTLENS": "0", "FAULTLENS_WORKER": worker, "K8S_NODE_NAME": "node"}
     done = children.run(LET_IT_HAPPEN.format(before=before), ROOT, flow, env=env)
     failures, suppressed = json.loads(done.stdout.splitlines()[-1])
-    return failures, suppressed, [line for line in done.stderr.splitlines() if "faultlens" in line]
+    log = [line for line in done.stderr.splitlines() if line.startswith("faultlens: ")]
+    return failures, suppressed, log
 
 
 def workers(counted: dict[str, float]) -> set[str]:
@@ -64,10 +65,11 @@ def test_run_until_is_a_worker_too() -> None:
         from tests.sdks import durable_flows as flows
         async def act(client):
             worker = flows.Worker(client, task_queue="nightly", workflows=[flows.Hesitating],
-                                  activities=[flows.fine], shutdown_timeout=1.0)
+                                  activities=[flows.fine])
             await client.start_workflow(
                 workflow_type="hesitating", task_queue="nightly", workflow_id="run")
-            await worker.run_until(workflow_id="run", timeout=20, poll_interval=0.05)
+            await worker.run_until(
+                workflow_id="run", timeout=flows.TIMEOUT, poll_interval=0.05)
         flows.with_client(act)
         inside.report(inside.failures())
         """,

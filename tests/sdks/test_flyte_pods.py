@@ -99,7 +99,7 @@ def run(task: str, scratch: Path, *, module: str = "tasks_of_a_pod") -> Pod:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=children.TIMEOUT,
         check=False,
     )
     log = [line for line in done.stderr.splitlines() if line.startswith("faultlens: ")]

@@ -3,30 +3,33 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 
+from faultlens.sinks import exporters
 from faultlens.sinks.exporters import Flusher
 from tests import children
+from tests.children import TIMEOUT
 from tests.servers import Receiver, until
 from tests.sinks.test_instruments import PROGRAM, needs_otlp, otlp
 
 
 class Sender:
-    """A sender of something: notes that it was called, and may hang, be slow, or fail."""
+    """A sender of something: notes that it was called, and may hang or fail."""
 
-    def __init__(self, seconds: float = 0, error: Exception | None = None) -> None:
+    def __init__(self, hangs: bool = False, error: Exception | None = None) -> None:
         self.calls = 0
         self.ended = 0
-        self.seconds = seconds
+        self.hangs = hangs
         self.error = error
         self.let_go = threading.Event()
 
     def send(self) -> None:
         self.calls += 1
-        self.let_go.wait(self.seconds)
+        if self.hangs:
+            self.let_go.wait(TIMEOUT)
         if self.error is not None:
             raise self.error
 
@@ -41,7 +44,7 @@ def sender() -> Iterator[Sender]:
     sender.let_go.set()
 
 
-def flusher(*senders: Sender, seconds: float = 30, interval: float = 3600) -> Flusher:
+def flusher(*senders: Sender, seconds: float = TIMEOUT, interval: float = 3600) -> Flusher:
     made = Flusher(seconds, interval)
     for sender in senders:
         made.add(sender.send, sender.end)
@@ -87,29 +90,45 @@ def test_one_that_fails_does_not_keep_another_from_being_sent(sender: Sender) ->
     sending.shut_down()
 
 
-def test_one_that_hangs_is_waited_for_once_in_all(sender: Sender) -> None:
-    sender.seconds = 300
+def test_one_that_hangs_is_waited_for_once_in_all(
+    sender: Sender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+
+    class Event(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            if threading.current_thread() is threading.main_thread():
+                waits.append(timeout or 0)
+            return super().wait(timeout)
+
+    sender.hangs = True
     sending = flusher(sender, seconds=0.1)
-    start = time.monotonic()
-    for _ in range(1000):
-        sending.flush()
+    with monkeypatch.context() as patch:
+        patch.setattr(threading, "Event", Event)
+        for _ in range(1000):
+            sending.flush()
+    assert 0.1 <= sum(waits) < 0.2
+    until(lambda: sender.calls == 1, "the call")
     sending.shut_down()
-    assert time.monotonic() - start < 60  # each wait would be 0.1 s
     assert (sender.calls, sender.ended) == (1, 0)
 
 
-def test_failures_that_go_on_stop_waiting_for_one_that_is_slow(sender: Sender) -> None:
-    sender.seconds = 0.02
-    sending = flusher(sender, seconds=0.1)
+def test_failures_that_go_on_stop_waiting_for_one_that_is_slow(
+    sender: Sender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # By its clock each call takes a quarter of the time that there is for all.
+    clock = SimpleNamespace(monotonic=lambda: sender.calls * TIMEOUT / 4)
+    monkeypatch.setattr(exporters, "time", clock)
+    sending = flusher(sender)
     for _ in range(100):
         sending.flush()
-    assert 0 < sender.calls <= 5
+    assert sender.calls == 4
     sending.shut_down()  # which waits, for it has always answered
-    assert sender.ended == 1
+    assert (sender.calls, sender.ended) == (5, 1)
 
 
 def test_a_failure_within_a_sender_does_not_wait_for_itself(sender: Sender) -> None:
-    sending = flusher(sender, seconds=1)
+    sending = flusher(sender, seconds=60)
     sending.add(sending.flush, sender.end)
     sending.flush()
     sending.flush()  # there is patience left
@@ -138,7 +157,7 @@ def _cannot_start(thread: threading.Thread) -> None:
 
 
 def test_with_0_seconds_nothing_is_waited_for(sender: Sender) -> None:
-    sender.seconds = 300
+    sender.hangs = True
     sending = flusher(sender, seconds=0)
     sending.flush()
     assert sender.calls == 0
@@ -153,7 +172,7 @@ FAILS = f"{PROGRAM}\nfail(3)\nprint('caught')"
 def test_a_collector_that_does_not_answer_changes_nothing_for_the_program(collector: str) -> None:
     with Receiver(hang=True) as receiver:
         url = receiver.url if collector == "hanging" else "http://127.0.0.1:9"
-        done = children.run(FAILS, env=otlp(url, FAULTLENS_FLUSH_SECONDS="0.2"))
+        done = children.run(FAILS, env=otlp(url, FAULTLENS_FLUSH_SECONDS="2"))
         # It has ended while the collector was still hanging.
         assert bool(receiver.bodies) == (collector == "hanging")
     assert done.stdout == "caught\n"

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from tests import children
+from tests.sinks.test_instruments import PATIENT
 
 TRACING = """
 import flyte.errors, inside
@@ -291,7 +292,7 @@ OWN_PROVIDER = """
 
 
 def test_in_a_program_without_tracing_spans_go_where_the_environment_says() -> None:
-    done = children.run(OWN_PROVIDER, env={"OTEL_TRACES_EXPORTER": "console"})
+    done = children.run(OWN_PROVIDER, env={**PATIENT, "OTEL_TRACES_EXPORTER": "console"})
     assert '"name": "exception"' in done.stdout
     assert '"faultlens.kind": "user"' in done.stdout
     assert done.stdout.count('"exception.type"') == 1
