@@ -32,7 +32,6 @@ lint: .venv/lint/.done ## ruff and mypy (1 min)
 
 bench: .venv/lint/.done ## what faultlens costs (5 min)
 	.venv/lint/bin/python -m benchmarks.run
-	.venv/lint/bin/python -m benchmarks.store
 	.venv/lint/bin/python -m benchmarks.switching
 
 clean: ## removes .venv, where all environments are

@@ -11,7 +11,7 @@ import json
 import urllib.parse
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, TypeAlias, TypeVar
 
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.cog.variants import Dataquery
@@ -275,7 +275,7 @@ Control = TypeVar("Control", dashboard.DashboardLink, dashboard.AnnotationQuery)
 
 def shown(control: Control) -> Control:
     """The same in sight: by default the SDK puts it into a menu of controls."""
-    control.placement = None  # type: ignore[assignment]
+    control.placement = None  # type: ignore[assignment, unused-ignore]
     return control
 
 
@@ -315,7 +315,7 @@ def mapping(texts: Mapping[str, tuple[str, str]]) -> dashboard.ValueMap:
     )
 
 
-Override = dashboard.DashboardFieldConfigSourceOverrides
+Override: TypeAlias = dashboard.DashboardFieldConfigSourceOverrides
 
 
 def override(matcher: str, of: object, options: Mapping[str, object]) -> Override:

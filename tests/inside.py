@@ -7,9 +7,11 @@ import gc
 import json
 import os
 import sys
+import time
+from collections.abc import Callable
 from typing import Any
 
-from prometheus_client import REGISTRY
+import faultlens
 
 _drops_expected = False
 
@@ -19,7 +21,7 @@ def samples(name: str) -> dict[str, float]:
     gc.collect()
     return {
         "|".join(sample.labels.values()): sample.value
-        for metric in REGISTRY.collect()
+        for metric in faultlens.collector().collect()
         for sample in metric.samples
         if sample.name == name and sample.value
     }
@@ -56,6 +58,42 @@ def more(after: dict[str, float], before: dict[str, float]) -> dict[str, float]:
 
 def dropped() -> dict[str, float]:
     return samples("faultlens_dropped_total")
+
+
+def until(condition: Callable[[], object], seconds: float = 1200) -> None:
+    """Wait for something that will be, but not for ever."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.01)
+
+
+def settle() -> None:
+    """Have our own thread send what waits, and end."""
+    from faultlens import pipeline
+
+    running = pipeline.running()
+    assert running is not None
+    assert running.sender.stop(1200)
+
+
+def exemplars() -> list[dict[str, str]]:
+    """The labels of all exemplars."""
+    return [
+        dict(sample.exemplar.labels)
+        for metric in faultlens.collector().collect()
+        for sample in metric.samples
+        if sample.exemplar is not None
+    ]
+
+
+def page() -> str:
+    """The metrics as a scraper gets them."""
+    from prometheus_client import CollectorRegistry, generate_latest
+
+    registry = CollectorRegistry()
+    registry.register(faultlens.collector())
+    return generate_latest(registry).decode()
 
 
 def expect_dropped() -> None:

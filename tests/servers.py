@@ -21,8 +21,8 @@ from typing import Any
 
 import pytest
 
-from faultlens import endpoint
-from faultlens.demo.scrape import Scrape, parse
+from faultlens.commands import endpoint
+from faultlens.commands.demo.scrape import Scrape, parse
 from tests import children
 from tests.children import TIMEOUT
 
@@ -170,14 +170,21 @@ class Program:
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self.process = process
+        self._skipped: list[str] = []
         self.target = self.line_with("faultlens serves").split("//")[1].split("/")[0]
 
     def line_with(self, text: str) -> str:
-        """Read on until a line has this text."""
+        """The next line with this text. A thread of faultlens may have written others before it."""
+        for line in self._skipped:
+            if text in line:
+                self._skipped.remove(line)
+                return line
         assert self.process.stdout is not None
-        line = next((line for line in self.process.stdout if text in line), None)
-        assert line is not None, f"it ended without saying {text!r}"
-        return line
+        for line in self.process.stdout:
+            if text in line:
+                return line
+            self._skipped.append(line)
+        raise AssertionError(f"it ended without saying {text!r}")
 
     def tell(self, line: str) -> None:
         assert self.process.stdin is not None

@@ -67,9 +67,9 @@ def test_a_number_that_makes_no_sense_is_a_usage_error(args: tuple[str, ...]) ->
 def test_the_help_imports_nothing_heavy() -> None:
     program = """
         import contextlib, sys
-        from faultlens import cli
+        from faultlens import commands
         with contextlib.suppress(SystemExit):
-            cli.main(["--version"])
+            commands.main(["--version"])
         heavy = {"flyte", "durable_workflow", "rich", "prometheus_client", "opentelemetry"}
         print(sorted(heavy & set(sys.modules)))
     """

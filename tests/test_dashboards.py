@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from faultlens import dashboards
+from faultlens.commands import dashboards
 from tests import test_packaging
 from tests.servers import needs
 from tests.test_cli import command

@@ -24,10 +24,10 @@ import yaml
 from celery.bin.celery import celery as celery_command  # type: ignore[import-untyped]
 from gunicorn.config import Config as GunicornConfig  # type: ignore[import-untyped]
 
-from faultlens import cli, endpoint
-from faultlens.counts import FAILURES
-from faultlens.exposition.families import families
-from faultlens.exposition.store import Store
+from faultlens import commands
+from faultlens.commands import endpoint
+from faultlens.exposition.families import Collector
+from faultlens.exposition.ledgers import Ledgers
 from faultlens.settings import VARIABLES, StorePath
 from tests import children
 from tests.children import TIMEOUT
@@ -275,7 +275,7 @@ def celery(args: Sequence[str]) -> None:
 
 
 def faultlens(args: Sequence[str]) -> None:
-    cli._parser().parse_args(args)
+    commands._parser().parse_args(args)
 
 
 PARSERS: dict[str, Callable[[Sequence[str]], None]] = {
@@ -371,13 +371,13 @@ def test_a_store_has_those_for_each_worker_and_about_ten_of_its_own(tmp_path: Pa
             "import flyte.errors, durable_workflow.errors",
             env={"FAULTLENS_STORE": str(tmp_path), "FAULTLENS_WORKER": worker},
         )
-    store = Store(StorePath(tmp_path, private=False), lambda: pytest.fail("it cannot be read"))
-    counts = store.read()
-    store.close()
-    known = sum(map(sum, judged().values()))
-    assert sum(1 for series in counts if series.metric == FAILURES) == 2 * known
-    samples = [sample for metric in families(counts, {"version": "1"}) for sample in metric.samples]
-    assert 5 <= len(samples) - 2 * known <= 15
+    ledgers = Ledgers(StorePath(tmp_path, private=False), None, pytest.fail)
+    families = Collector(ledgers.read, lambda: {"version": "1"}).collect()
+    samples = [sample for family in families for sample in family.samples]
+    known = re.compile(r"(flyte|durable_workflow)\.errors\.")
+    of_classes = [s for s in samples if known.match(s.labels.get("class", ""))]
+    assert len(of_classes) == 2 * sum(map(sum, judged().values()))
+    assert 5 <= len(samples) - len(of_classes) <= 15
 
 
 def test_the_table_is_calculated_right() -> None:
@@ -410,7 +410,7 @@ GROUP = pod(DAEMON)["securityContext"]["supplementalGroups"][0]
 SERVER = containers(DAEMON)["serve"]["securityContext"]["runAsUser"]
 ENVIRONMENT: dict[str, str | None] = {"FAULTLENS_WORKER": None, "K8S_NODE_NAME": "node-1"}
 NO_CAPABILITIES = ("--bounding-set=-all", "--inh-caps=-all")
-FAIL_AND_DIE = """
+FAIL_AND_END = """
 import os, sys
 os.umask(0o077)
 import flyte.errors
@@ -419,8 +419,7 @@ for _ in range(int(sys.argv[1])):
         raise flyte.errors.OOMError("OOM", "m")
     except flyte.errors.OOMError:
         pass
-sys.stderr.flush()
-os._exit(1)
+sys.exit(1)
 """
 LINE = 'faultlens_failures_total{class="flyte.errors.OOMError",kind="user",worker="node-1"} 6.0'
 
@@ -434,7 +433,7 @@ def run_as(user: int, groups: Sequence[int], *command: str, flags: Sequence[str]
 def _to_read_python() -> Sequence[str] | None:
     """What lets another user run a Python that is in root's home; nobody writes by it."""
     reading = ("--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search")
-    program = (sys.executable, "-c", "import faultlens.cli")
+    program = (sys.executable, "-c", "import faultlens.commands")
     for flags in ((), reading):
         command = run_as(1000, (), *program, flags=flags)
         done = subprocess.run(command, capture_output=True, timeout=TIMEOUT, check=False)
@@ -478,8 +477,8 @@ def prepare(directory: Path) -> None:
 def fail(
     directory: Path, user: int, flags: Sequence[str], *, groups: Sequence[int], times: int
 ) -> str:
-    """A task's pod that fails, and dies of it; returns what it said."""
-    program = (sys.executable, "-c", FAIL_AND_DIE, str(times))
+    """A task's pod that fails, and ends with it; returns what it said."""
+    program = (sys.executable, "-c", FAIL_AND_END, str(times))
     done = subprocess.run(
         run_as(user, groups, *program, flags=flags),
         cwd=directory,

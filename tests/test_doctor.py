@@ -144,7 +144,7 @@ class TestStartUp:
     def test_enabled_by_hand_it_would_count_there_too(self, bare_python: str) -> None:
         report = self.run(bare_python, "--record")
 
-        assert [mark for mark, _ in report.of("record")] == ["ok", "ok"]
+        assert [mark for mark, _ in report.of("record")] == ["ok", "ok"], report.output
 
 
 class TestSdks:
@@ -295,9 +295,11 @@ class TestMetrics:
 
     def test_a_port_where_faultlens_serves_already(self) -> None:
         program = """
-            import flyte.errors, sys
+            import flyte.errors, inside, sys
             from faultlens import pipeline
-            print(pipeline.running().server.port, flush=True)
+            server = pipeline.running().server
+            inside.until(lambda: server.listening)
+            print(server.port, flush=True)
             sys.stdin.read()
         """
         with subprocess.Popen(
@@ -326,6 +328,11 @@ class TestMetrics:
         assert "by another process, for all" in ours[1]
         assert others[0] == "warn"
         assert "not those of this store" in others[1]
+
+    def test_a_program_that_opens_no_port(self) -> None:
+        (metrics,) = doctor(env={"FAULTLENS_SERVE": "0"}).of("/metrics")
+
+        assert metrics == ("ok", "FAULTLENS_SERVE=0: served by faultlens serve, or by the program")
 
     def test_a_host_that_there_is_not(self) -> None:
         report = doctor(env={"OTEL_EXPORTER_PROMETHEUS_HOST": "no.such.host.invalid"})
@@ -357,14 +364,14 @@ class TestStore:
         report = doctor(env={"FAULTLENS_STORE": str(tmp_path / "file")})
         assert report.failed() == ["store"]
         ((_, text),) = report.of("store")
-        assert text.startswith(f"{tmp_path / 'file'} is no directory")
+        assert text.startswith(f"{tmp_path / 'file'} is not a directory; expected a directory")
 
-    def test_a_damaged_file_is_told_in_its_line(self, tmp_path: Path) -> None:
-        (tmp_path / "counts.v1.db").write_bytes(b"no database, but long enough to be one" * 400)
+    def test_a_file_that_is_no_ledger_is_told_in_its_line(self, tmp_path: Path) -> None:
+        (tmp_path / "a.ledger").write_bytes(b"no ledger, but long enough to be one" * 400)
         report = doctor(env={"FAULTLENS_STORE": str(tmp_path)})
         ((mark, text),) = report.of("store")
         assert mark == "warn"
-        assert "was damaged (file is not a database) and is replaced by a new one" in text
+        assert text == f"{tmp_path / 'a.ledger'} is not a ledger of this machine's byte order"
 
 
 class TestSpans:

@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from faultlens import endpoint
+from faultlens.commands import endpoint
 from tests.servers import free_port
 
 

@@ -60,7 +60,7 @@ def test_any_other_program_does(tmp_path: Path) -> None:
     [
         ("-m", "tests.sdks.flyte_flows", "ValueError"),
         ("-m", "tests.sdks.durable_flows", "an update that nobody declared"),
-        ("-m", "benchmarks.store", "--help"),
+        ("-m", "benchmarks.run", "--help"),
         ("-c", f"import benchmarks.run\n{FAILS}"),
         ("-m", "pytest", "-p", "no:cacheprovider", "tests/test_rules.py", "-k", "moves_a_class"),
     ],

@@ -364,7 +364,8 @@ def test_no_warning_of_ours_in_development_mode_where_warnings_are_errors() -> N
         import http.server, threading
         import durable_workflow.worker, flyte
         import inside
-        from faultlens import endpoint, pipeline
+        from faultlens import pipeline
+        from faultlens.commands import endpoint
         from flyte.errors import RuntimeUserError as E
 
         try:
@@ -409,7 +410,8 @@ def test_without_the_interpreter_lock_faultlens_says_so_and_stays_off(gil: bool)
             raise flyte.errors.OOMError("OOM", "m")
         except flyte.errors.OOMError:
             pass
-        inside.report([inside.total(), "faultlens.pipeline" in sys.modules])
+        started = "faultlens.pipeline" in sys.modules
+        inside.report([inside.total(), started])
     """
     done = children.run(source, env={"FAULTLENS": None})
     counted, started = json.loads(done.stdout)

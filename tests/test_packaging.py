@@ -98,7 +98,9 @@ def test_a_fresh_environment_starts_faultlens_by_the_variable_alone(
     python: Path, options: list[str]
 ) -> None:
     on = start(python, *options, "-c", PRINT, value="1")
-    assert on.stdout == "['faultlens', 'faultlens.imports', 'faultlens.startup']\n"
+    assert (
+        on.stdout == "['faultlens', 'faultlens.imports', 'faultlens.startup', 'faultlens.switch']\n"
+    )
     off = start(python, *options, "-c", PRINT, value=None)
     assert (off.stdout, off.stderr, on.stderr) == ("[]\n", "", "")
 

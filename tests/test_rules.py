@@ -94,7 +94,7 @@ def test_a_bad_file_leaves_the_built_in_rules_and_the_program(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("flyte.errors.Nonsuch", "flyte {version} has no such class"),
+        ("flyte.errors.Nonsuch", "the installed flyte has no such class"),
         ("no_such_package.errors.Error", "the package no_such_package is not installed"),
     ],
 )

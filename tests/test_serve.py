@@ -38,7 +38,7 @@ class Serving:
         assert process.stdout is not None
         self.said = process.stdout.readline().strip()
         found = re.search(r"http://\S+/metrics", self.said)
-        assert found, self.said
+        assert found, self.said or (process.stderr and process.stderr.read())
         self.url = found[0]
 
     def page(self, path: str = "/metrics") -> str:
@@ -112,8 +112,8 @@ def test_every_known_class_is_at_0_once_a_process_has_imported_the_sdk(store: Pa
 def test_it_imports_no_sdk_and_says_so(store: Path) -> None:
     program = f"""
 import sys
-from faultlens import cli
-assert cli.main(["serve", "--store", {str(store)!r}]) == 0
+from faultlens import commands
+assert commands.main(["serve", "--store", {str(store)!r}]) == 0
 print(sorted({{"flyte", "durable_workflow", "opentelemetry"}} & set(sys.modules)))
 """
     with serving(store, program=program) as server:
@@ -173,7 +173,7 @@ def test_what_cannot_be_served_is_one_line(tmp_path: Path, store: Path) -> None:
     (tmp_path / "file").write_text("")
     said = refused("--store", str(tmp_path / "file"))
     assert "the store cannot be used: " in said
-    assert "is no directory" in said
+    assert "is not a directory; expected a directory" in said
 
 
 def test_another_store_s_server_is_not_taken_for_ours(tmp_path: Path) -> None:

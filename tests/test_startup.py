@@ -34,6 +34,7 @@ def test_on_waits_for_an_sdk_with_nothing_heavy_imported(value: str) -> None:
         "faultlens",
         "faultlens.imports",
         "faultlens.startup",
+        "faultlens.switch",
     }
     heavy = """
         import json, sys
@@ -50,6 +51,23 @@ def test_a_value_that_is_neither_warns_once_and_stays_off() -> None:
         "FAULTLENS='banana' is neither on (1, true, yes, on) nor off (0, false, no, off): "
         "faultlens stays off."
     ]
+
+
+def test_prometheus_client_is_imported_when_the_metrics_are_read() -> None:
+    assert children.report(
+        """
+        import sys
+        import flyte.errors
+        try:
+            raise flyte.errors.OOMError("OOM", "m")
+        except flyte.errors.OOMError:
+            pass
+        before = "prometheus_client" in sys.modules
+        import inside
+        inside.report([before, inside.failures()])
+        """,
+        env={"FAULTLENS_SERVE": "0"},
+    ) == [False, {"flyte.errors.OOMError|user|w": 1}]
 
 
 def test_a_program_without_an_sdk_opens_no_port() -> None:
@@ -100,10 +118,10 @@ def test_an_sdk_that_fails_to_import_fails_as_ever_and_may_be_tried_again() -> N
     assert found == [["ZeroDivisionError", False], {"flyte.errors.Whole|unknown|w": 1}]
 
 
-def test_without_a_package_that_faultlens_needs_one_line_says_so_and_it_stays_off() -> None:
+def test_without_a_module_that_faultlens_needs_one_line_says_so_and_it_stays_off() -> None:
     done = children.run("""
         import sys
-        sys.modules["prometheus_client"] = None  # as if it were not installed
+        sys.modules["mmap"] = None  # as if this Python were built without it
         import flyte.errors, durable_workflow.errors
         import faultlens; faultlens.disable(); faultlens.enable()
         try:
@@ -111,7 +129,7 @@ def test_without_a_package_that_faultlens_needs_one_line_says_so_and_it_stays_of
         except flyte.errors.OOMError:
             pass
     """)
-    why = "import of prometheus_client halted; None in sys.modules"
+    why = "import of mmap halted; None in sys.modules"
     assert done.stderr.splitlines() == [f"faultlens could not start and stays off: {why}"] * 2
 
 
@@ -214,12 +232,10 @@ def test_what_was_raised_and_not_yet_seen_is_counted_by_disable() -> None:
                 raise made[0]
             except flyte.errors.OOMError:
                 pass
-            counters = pipeline.running().counters
+            ledger = pipeline.running().ledger
             faultlens.disable()
-            counted = {series.metric: count.number for series, count in counters.since({}).items()
-                       if count.number}
-            inside.report(counted)
-        """) == {"failures": 1, "failure_codes": 1}
+            inside.report([[*key, count.number] for key, count in ledger.own().items()])
+        """) == [["failures", "flyte.errors.OOMError", "user", "w", "OOM", 1]]
 
 
 def test_counts_go_on_where_disable_left_them() -> None:

@@ -7,12 +7,16 @@ With ``FAULTLENS=1`` in the environment nothing here needs to be called. By hand
     faultlens.enable()
 """
 
-__all__ = ["Failure", "Kind", "Role", "__version__", "disable", "enable"]
+from __future__ import annotations
+
+__all__ = ["Failure", "Kind", "Role", "__version__", "collector", "disable", "enable"]
 
 __version__ = "0.1.0"
 
 TYPE_CHECKING = False  # type checkers know the name; importing typing takes its milliseconds
 if TYPE_CHECKING:
+    from faultlens.exposition.families import Collector
+    from faultlens.exposition.ledgers import Reading
     from faultlens.failure import Failure, Kind, Role
 
 
@@ -38,6 +42,31 @@ def disable() -> None:
     from faultlens import startup
 
     startup.disable()
+
+
+def collector() -> Collector:
+    """The metrics of ``/metrics``, for a `prometheus_client.CollectorRegistry` of the program's::
+
+        prometheus_client.REGISTRY.register(faultlens.collector())
+
+    For a program that serves its own metrics and sets ``FAULTLENS_SERVE=0``: if both are scraped,
+    each failure is there twice. Empty while faultlens is not running.
+    """
+    from faultlens.background import no_fork
+    from faultlens.pipeline import running
+
+    with no_fork:  # a child that is forked in the middle of an import could never import it
+        from faultlens.exposition.families import Collector
+
+    def read() -> Reading | None:
+        pipeline = running()
+        return pipeline.read() if pipeline is not None else None
+
+    def info() -> dict[str, str]:
+        pipeline = running()
+        return pipeline.info() if pipeline is not None else {}
+
+    return Collector(read, info)
 
 
 def __getattr__(name: str) -> object:

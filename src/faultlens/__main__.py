@@ -2,7 +2,7 @@
 
 import sys
 
-from faultlens.cli import main
+from faultlens.commands import main
 
 if __name__ == "__main__":
     sys.exit(main())

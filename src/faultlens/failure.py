@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from enum import Enum
+from types import MappingProxyType
+from typing import NamedTuple
 
 __all__ = ["Failure", "Kind", "Role"]
 
@@ -17,7 +18,7 @@ class Kind(str, Enum):
     SYSTEM = "system"
     """The platform: the one kind that pages the platform team."""
     UNKNOWN = "unknown"
-    """Nothing that can be seen decides it; a rule in ``FAULTLENS_RULES`` can."""
+    """It cannot be determined from what is seen; a rule in ``FAULTLENS_RULES`` can decide."""
 
 
 class Role(str, Enum):
@@ -37,8 +38,7 @@ class Role(str, Enum):
     """Left out by the user's configuration."""
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
+class Failure(NamedTuple):
     """One SDK exception, described at the moment it was first raised in this process."""
 
     sdk: str
@@ -52,8 +52,11 @@ class Failure:
     why: str = ""
     """The reason for the role in words, for the debug log."""
     carries: str | None = None
-    """What a carrier brings on: the class of the exception behind it, as far as it is known."""
+    """The class of the exception behind a carrier, as far as it is known."""
     code: str | None = None
     """The SDK's or the user's short error code as text, if the exception has one."""
-    context: Mapping[str, str] = field(default_factory=dict)
-    """Where it happened, as span event attributes: run, action, workflow, task queue, ..."""
+    context: Mapping[str, str] = MappingProxyType({})
+    """Where it happened, as span event attributes: run, action, workflow, task queue, ...
+
+    Empty unless a span or a log records it.
+    """

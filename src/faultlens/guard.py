@@ -1,22 +1,25 @@
-"""Looks at other people's objects without being hurt: any of their code may raise or lie."""
+"""Looks at other people's objects without running their code: it may wait, raise or lie."""
 
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator
-from types import FrameType
+from collections.abc import Callable, Iterator, Sequence
+from types import FrameType, GetSetDescriptorType, MemberDescriptorType, WrapperDescriptorType
 from typing import Any
 
 __all__ = [
     "attribute",
+    "cause_of",
     "causes",
     "class_name",
     "frames",
+    "message",
     "mro",
     "of_a_signal",
     "short_name",
     "text",
     "traceback_of",
+    "was_raised",
 ]
 
 mro = type.__dict__["__mro__"].__get__
@@ -25,46 +28,149 @@ mro = type.__dict__["__mro__"].__get__
 traceback_of = BaseException.__dict__["__traceback__"].__get__
 """An exception's traceback, past a ``__getattribute__`` of the user's."""
 
+cause_of = BaseException.__dict__["__cause__"].__get__
+"""What an exception was raised from, past a ``__getattribute__`` of the user's."""
+
 short_name = type.__dict__["__name__"].__get__
 """A class's own name, past a metaclass of the user's."""
 
-_cause_of = BaseException.__dict__["__cause__"].__get__
+_vars_of = type.__dict__["__dict__"].__get__
+_dict_of_exception = BaseException.__dict__["__dict__"].__get__
+_args_of = BaseException.__dict__["args"].__get__
 _module_of = type.__dict__["__module__"].__get__
 _qualname_of = type.__dict__["__qualname__"].__get__
 
+_MISSING = object()
+_get = dict.get  # past a method of the user's
+_SCALARS = frozenset({int, float, bool, type(None), bytes, complex})
+_PLAIN = _SCALARS | {str, tuple}
+_STORED = frozenset({MemberDescriptorType, GetSetDescriptorType})
+_DEPTH = 3
+"""How deep collections are shown."""
+_ITEMS = 8
+"""How many items of a collection are shown."""
+
 
 def attribute(obj: object, name: str) -> Any:
-    """The attribute, or None if there is none or reading it raises, whatever it raises."""
+    """The attribute as it is stored; None if there is none. Runs no code.
+
+    Found in the object's dictionary, in a slot, or, as plain data, on its class. A property or a
+    ``__getattr__`` is not asked: it could wait, raise, or change something.
+    """
+    kind = type(obj)
     try:
-        return getattr(obj, name, None)
-    except BaseException as error:  # a property of the user's may raise SystemExit
-        _let_signals_pass(error)
-        return None
+        is_exception = issubclass(kind, BaseException)
+        namespace = _dict_of_exception(obj) if is_exception else _namespace(obj)
+        found = _get(namespace, name, _MISSING)
+        if found is not _MISSING:
+            return found
+        for base in mro(kind):
+            found = _vars_of(base).get(name, _MISSING)
+            if found is not _MISSING:
+                if type(found) in _PLAIN:
+                    return found
+                return found.__get__(obj) if type(found) in _STORED else None
+    except Exception as error:  # a slot that is not set; at interpreter exit anything may be gone
+        if of_a_signal(error):
+            raise
+    return None
 
 
 def text(value: object, limit: int) -> str | None:
-    """`value` as text of at most `limit` characters, cut with an ellipsis.
+    """`value` as text of at most `limit` characters, cut with an ellipsis. Runs no code.
 
-    None if `value` has no text: its ``__str__`` raises, or returns something else.
+    None if that would need code: `value` is no text, number, enum member or collection of those.
     """
-    try:
-        # str.__str__ makes a plain str of a subclass, whose methods could do anything.
-        result = str.__str__(str(value))
-    except BaseException as error:
-        _let_signals_pass(error)
+    result = _plain_text(value, limit, _DEPTH)
+    return None if result is None else _cut(result, limit)
+
+
+def message(exc: BaseException, limit: int) -> str:
+    """What ``str(exc)`` says, of at most `limit` characters. Runs no code of the host's.
+
+    Where a class has a ``__str__`` of its own, the message is made from ``args`` as BaseException
+    does it. An argument that only code could show is its class's name.
+    """
+    kind, args = type(exc), _args_of(exc)
+    if issubclass(kind, OSError) and len(args) > 1:
+        number, words, file = (attribute(exc, name) for name in ("errno", "strerror", "filename"))
+        where = "" if file is None else f": {_shown(file, limit, quoted=True)}"
+        return _cut(f"[Errno {_shown(number, limit)}] {_shown(words, limit)}{where}", limit)
+    if issubclass(kind, UnicodeError) and {*map(type, args)} <= _SCALARS | {str}:
+        own = next(_vars_of(base)["__str__"] for base in mro(kind) if "__str__" in _vars_of(base))
+        if type(own) is WrapperDescriptorType:
+            return _cut(own(exc), limit)
+    if len(args) == 1:
+        return _cut(_shown(args[0], limit, quoted=issubclass(kind, KeyError)), limit)
+    return _cut(_shown(args, limit) if args else "", limit)
+
+
+def _shown(value: object, limit: int, quoted: bool = False) -> str:
+    """`value` as text, or at least what it is."""
+    result = _plain_text(value, limit, _DEPTH, quoted)
+    return f"<{class_name(type(value))}>" if result is None else result
+
+
+def _plain_text(value: Any, limit: int, depth: int, quoted: bool = False) -> str | None:
+    kind = type(value)
+    if issubclass(kind, str):
+        plain = str.__str__(value)[: limit + 1]
+        return repr(plain) if quoted else plain
+    if kind in _SCALARS:
+        return repr(value[: limit + 1] if kind is bytes else value)
+    if not depth:
         return None
+    if issubclass(kind, BaseException):
+        return f"{short_name(kind)}({_listed(_args_of(value), limit, depth)})"
+    if kind is tuple:
+        return f"({_listed(value, limit, depth)}{',' if len(value) == 1 else ''})"
+    if kind is list:
+        return f"[{_listed(value, limit, depth)}]"
+    member = attribute(value, "_value_")  # of an enum
+    return _plain_text(member, limit, 0, quoted) if type(member) in (str, int) else None
+
+
+def _listed(items: Sequence[object], limit: int, depth: int) -> str:
+    shown = (
+        _plain_text(item, limit, depth - 1, True) or f"<{class_name(type(item))}>"
+        for item in items[:_ITEMS]
+    )
+    return ", ".join(shown) + (", …" if len(items) > _ITEMS else "")
+
+
+def _cut(result: str, limit: int) -> str:
     if len(result) > limit:
         result = result[: limit - 1] + "…"
+    return _encodable(result)
+
+
+def _encodable(result: str) -> str:
     # A lone surrogate cannot be encoded: neither the scrape nor the span export would survive it.
-    return result.encode("utf-8", "replace").decode("utf-8")
+    return result if result.isascii() else result.encode("utf-8", "replace").decode("utf-8")
+
+
+def _namespace(obj: object) -> dict[str, Any]:
+    """The dictionary of an object that is no exception, past a property of that name."""
+    kind = type(obj)
+    for base in mro(kind):
+        found = _vars_of(base).get("__dict__")
+        if found is not None:
+            if type(found) not in _STORED:
+                return {}
+            namespace = found.__get__(obj)
+            return dict(namespace) if issubclass(kind, type) else namespace
+    return {}
 
 
 def class_name(cls: type) -> str:
     """The class's full dotted name, past any metaclass that overrides ``__module__``."""
+    name = str.__str__(_qualname_of(cls))
     try:
-        return f"{_module_of(cls)}.{_qualname_of(cls)}"
+        module = _module_of(cls)
     except AttributeError:  # a class body deleted __module__
-        return str(_qualname_of(cls))
+        return _encodable(name)
+    # A class body may set it to anything.
+    return _encodable(f"{str.__str__(module)}.{name}" if issubclass(type(module), str) else name)
 
 
 def causes(exc: BaseException, limit: int) -> Iterator[BaseException]:
@@ -72,11 +178,25 @@ def causes(exc: BaseException, limit: int) -> Iterator[BaseException]:
 
     ``__cause__`` only: ``__context__`` is what was being handled, which need not be the reason.
     """
-    cause = _cause_of(exc)
+    cause = cause_of(exc)
     while cause is not None and limit > 0:
         yield cause
-        cause = _cause_of(cause)
+        cause = cause_of(cause)
         limit -= 1
+
+
+def was_raised(exc: BaseException) -> bool:
+    """Whether it has the traceback of a raise in this process."""
+    entry = traceback_of(exc)
+    return entry is not None and not _is_copied(entry.tb_frame)
+
+
+def _is_copied(frame: FrameType) -> bool:
+    """Whether tblib, which dask uses, made this frame from one of another process.
+
+    It puts a traceback of such frames on an exception that it unpickles. A raise here comes first.
+    """
+    return frame.f_code.co_names == ("__traceback_maker",)
 
 
 def frames(exc: BaseException, frame: FrameType | None, limit: int) -> Iterator[FrameType]:
@@ -88,7 +208,7 @@ def frames(exc: BaseException, frame: FrameType | None, limit: int) -> Iterator[
     if frame is None:
         entry = traceback_of(exc)
         unwound = []
-        while entry is not None:
+        while entry is not None and not _is_copied(entry.tb_frame):
             unwound.append(entry.tb_frame)
             entry = entry.tb_next
         yield from unwound[: -limit - 1 : -1]
@@ -118,13 +238,6 @@ def of_a_signal(error: BaseException) -> bool:
             return True
         entry = entry.tb_next
     return False
-
-
-def _let_signals_pass(error: BaseException) -> None:
-    # A KeyboardInterrupt may come from the object's own code here, and that must not get out: a
-    # Ctrl-C in these microseconds has to be pressed again.
-    if not isinstance(error, KeyboardInterrupt) and of_a_signal(error):
-        raise error
 
 
 def _code_of(handler: Callable[..., object]) -> object:

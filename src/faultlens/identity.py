@@ -11,6 +11,13 @@ __all__ = ["IdentityMap"]
 V = TypeVar("V")
 
 
+class _Reference(weakref.ref[object]):
+    __slots__ = ("key",)
+
+    key: int
+    """The object's id."""
+
+
 class IdentityMap(Generic[V]):
     """Values by an object's identity.
 
@@ -23,6 +30,7 @@ class IdentityMap(Generic[V]):
 
     def __init__(self) -> None:
         self._entries: dict[int, tuple[Callable[[], object], V]] = {}
+        self._forget = self._forgotten  # one bound method for all references
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -33,17 +41,12 @@ class IdentityMap(Generic[V]):
         Nothing is remembered of an object that takes no weak reference, as an instance of a
         built-in exception class: it could not be told from its successor at the same address.
         """
-        key, entries = id(obj), self._entries
-
-        def forget(reference: object) -> None:
-            entry = entries.get(key)
-            if entry is not None and entry[0] is reference:
-                del entries[key]
-
         try:
-            entries[key] = (weakref.ref(obj, forget), value)
+            reference = _Reference(obj, self._forget)
         except TypeError:
-            pass
+            return
+        reference.key = key = id(obj)
+        self._entries[key] = (reference, value)
 
     def keep(self, obj: object, value: V) -> None:
         """Remember `value`, and keep the object alive, until `discard`."""
@@ -58,3 +61,8 @@ class IdentityMap(Generic[V]):
         """What is remembered about the object; None if nothing is."""
         entry = self._entries.get(id(obj))
         return entry[1] if entry is not None and entry[0]() is obj else None
+
+    def _forgotten(self, reference: _Reference) -> None:
+        entry = self._entries.get(reference.key)
+        if entry is not None and entry[0] is reference:
+            del self._entries[reference.key]

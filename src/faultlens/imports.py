@@ -13,13 +13,13 @@ TYPE_CHECKING = (
     False  # this module is loaded in every process: it imports nothing it can do without
 )
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from importlib.machinery import ModuleSpec
     from types import ModuleType
     from typing import Any
 
-# Importing one of these is what starts faultlens (`errors` modules), or gives it something to
-# adjust to: see `faultlens.pipeline.imported`, which gets each module after its import.
+# Importing one of these starts faultlens (`errors` modules), or gives it something to adjust to:
+# `faultlens.pipeline.imported` gets each module after its import.
 WATCHED = frozenset(
     {
         "flyte.errors",
@@ -39,8 +39,13 @@ WATCHED = frozenset(
 )
 
 
-def install() -> None:
-    """Watch for the modules, and take note of those already imported."""
+def install(callback: Callable[[ModuleType], None]) -> None:
+    """Call `callback` with each of the modules, those already imported at once.
+
+    callback: must not raise.
+    """
+    global _callback
+    _callback = callback
     if _finder in sys.meta_path:
         return
     sys.meta_path.insert(0, _finder)
@@ -49,13 +54,9 @@ def install() -> None:
 
 
 def uninstall() -> None:
-    """Stop watching, and undo what the imports set going."""
-    if _finder not in sys.meta_path:
-        return
-    sys.meta_path.remove(_finder)
-    pipeline = sys.modules.get("faultlens.pipeline")
-    if pipeline is not None:
-        pipeline.stop()
+    """Stop watching."""
+    if _finder in sys.meta_path:
+        sys.meta_path.remove(_finder)
 
 
 def already_imported() -> list[ModuleType]:
@@ -74,29 +75,8 @@ def already_imported() -> list[ModuleType]:
 
 
 def _imported(module: ModuleType) -> None:
-    """Hand the module to the pipeline; whatever goes wrong there must not break the import."""
-    if _finder not in sys.meta_path:  # disabled meanwhile
-        return
-    try:
-        from faultlens import pipeline
-    except ImportError as error:  # half-installed
-        uninstall()
-        _warn("faultlens could not start and stays off: %s", error)
-        return
-    try:
-        pipeline.imported(module)
-    except Exception:
-        _warn(
-            "faultlens could not hook into %s; the program goes on without it.",
-            module.__name__,
-            exc_info=True,
-        )
-
-
-def _warn(message: str, argument: object, *, exc_info: bool = False) -> None:
-    import logging
-
-    logging.getLogger("faultlens").warning(message, argument, exc_info=exc_info)
+    if _callback is not None and _finder in sys.meta_path:  # not disabled meanwhile
+        _callback(module)
 
 
 class _Finder:
@@ -140,3 +120,4 @@ class _Loader:
 
 
 _finder = _Finder()
+_callback: Callable[[ModuleType], None] | None = None

@@ -1,10 +1,12 @@
-"""Which interpreter of the process this is."""
+"""Which interpreter of the process this is, and whether it knows of its forks."""
 
 from __future__ import annotations
 
 import importlib
+import os
+from os import getpid
 
-__all__ = ["is_main"]
+__all__ = ["forked_by_c_code", "is_main"]
 
 _MODULES = ("_interpreters", "_xxsubinterpreters")
 """What concurrent.interpreters (3.14) is made of, by its name from 3.13 on and before."""
@@ -22,3 +24,23 @@ def is_main() -> bool:
             continue
         return bool(interpreters.get_current() == interpreters.get_main())
     return True  # a Python that was built without sub-interpreters
+
+
+def forked_by_c_code() -> bool:
+    """Whether this process was forked without Python's fork hooks.
+
+    Its interpreter still lists the parent's threads, and its lock may count them as waiting.
+    """
+    return getpid() != _process
+
+
+_process = getpid()
+
+
+def _forked() -> None:
+    global _process
+    _process = getpid()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)

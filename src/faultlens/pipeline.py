@@ -1,4 +1,4 @@
-"""Puts the parts together: hook → SDK adapter → `Failure` → counters, spans → /metrics.
+"""Puts the parts together: hook → SDK adapter → `Failure` → counts, spans, log → /metrics.
 
 There is one pipeline to a process. It starts when the first SDK's errors module has been imported
 and ends with `faultlens.disable`; its counts outlive it, so that enabling again goes on from there.
@@ -10,40 +10,39 @@ import atexit
 import logging
 import platform
 import sys
-import threading
-from collections.abc import Callable, Iterator
-from importlib import util
+from collections import deque
+from collections.abc import Callable
 from types import FrameType, ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from prometheus_client import REGISTRY, CollectorRegistry, Metric
-
-from faultlens import __version__, guard, imports, rules, settings
-from faultlens.counts import Counts
-from faultlens.exposition.families import Collector
-from faultlens.exposition.server import MetricsServer
+from faultlens import __version__, guard, imports, interpreter, natives, rules, series, settings
+from faultlens.background import Background, Job, no_fork
+from faultlens.exposition.ledger import Ledger
+from faultlens.exposition.ledgers import Ledgers, Reading
+from faultlens.exposition.serving import Server
 from faultlens.failure import Failure
 from faultlens.hook import Hook
 from faultlens.identity import IdentityMap
-from faultlens.sdks import ERRORS_MODULES, Sdk, adapter_for
-from faultlens.settings import Settings, StorePath
+from faultlens.sdks import Sdk
+from faultlens.sdks.adapters import ERRORS_MODULES, adapter_for
+from faultlens.settings import Settings
 from faultlens.sinks import exporters
-from faultlens.sinks.counters import Counters
-from faultlens.sinks.instruments import Instruments
-from faultlens.sinks.log import debug_log
+from faultlens.sinks.instruments import Instruments, Own
+from faultlens.sinks.log import DebugLog
 from faultlens.sinks.spans import Spans
-
-if TYPE_CHECKING:
-    from faultlens.exposition.store import Store
 
 __all__ = ["Pipeline", "imported", "running", "stop"]
 
 _log = logging.getLogger("faultlens")
 
-_lock = threading.RLock()
+_lock = natives.RLock()
 _running: Pipeline | None = None
-_counters = Counters()
-_instruments = Instruments(_counters, __version__)
+_ledgers: dict[object, Ledger] = {}
+"""By place: what was counted outlives the pipeline."""
+_instruments = Instruments(__version__)
+
+_SEND_SECONDS = 0.1
+"""How long a span of our own or a line of the debug log waits at most."""
 
 
 def imported(module: ModuleType) -> None:
@@ -51,11 +50,12 @@ def imported(module: ModuleType) -> None:
     global _running
     with _lock:
         if _running is None and module.__name__ in ERRORS_MODULES:
-            _running = Pipeline(settings.load(), _counters, _instruments)
+            _running = Pipeline(settings.load(), _instruments)
             for earlier in imports.already_imported():
-                _running.adjust_to(earlier)
+                if earlier is not module:
+                    _running.adjust_to(earlier)
             _running.adjust_to(module)
-            _running.serve()
+            _running.start()
         elif _running is not None:
             _running.adjust_to(module)
 
@@ -77,30 +77,29 @@ def stop() -> None:
 class Pipeline:
     """Records the exceptions of every SDK it is told of, until `stop`.
 
-    counters: where the counts are kept; they stay there.
-    instruments: what gives them to OpenTelemetry.
+    instruments: what gives the counts to OpenTelemetry.
     """
 
-    def __init__(self, settings: Settings, counters: Counters, instruments: Instruments) -> None:
+    def __init__(self, settings: Settings, instruments: Instruments) -> None:
         self.settings = settings
-        self.counters = counters
         self.instruments = instruments
         self.overrides = rules.load(settings.rules)
         self.seen: IdentityMap[Failure] = IdentityMap()
         self.sdks: dict[str, Sdk] = {}
-        self.flusher = exporters.Flusher(settings.flush_seconds, settings.metrics_seconds)
-        self.spans = Spans(settings, __version__, self.flusher)
-        self.log = debug_log() if settings.debug else _no_log
-        self.hook = Hook(self._record, self._dropped)
-        self.store = _open_store(settings.store, lambda: counters.drop("store_error"))
-        counters.keep_in(self.store)
-        self.server: MetricsServer | None = None
-        self._registry = _register(self)
-        self._served_elsewhere = settings.otel_serves
-        self.instruments.start(self.hook.poll, exporters.load("metrics", settings), self.flusher)
+        self._problems: deque[str] = deque()
+        self.ledger = _ledger(settings, self._problem, self._after_fork)
+        self.ledgers = Ledgers(settings.store, self.ledger, self._problem)
+        self.spans = Spans(settings, __version__, lambda error: self._dropped("span_error", error))
+        self.log = DebugLog() if settings.debug else None
+        self.hook = Hook(self._record, self._dropped, self._defined)
+        self.background = Background()
+        # A thread of its own: a collector that does not answer must not keep /metrics from it.
+        self.sender = Background()
+        self.server: Server | None = None
+        self._served_elsewhere = settings.otel_serves or not settings.serve
+        self.instruments.start(self._own, exporters.load("metrics", settings))
         self._sdk_of_root: dict[int, Sdk] = {}  # by id: a metaclass of the user's may break hashing
-        self._hooked: set[tuple[str, str]] = set()  # SDK and module
-        self._undo: list[Callable[[], None]] = []
+        self._undo: list[tuple[Sdk, ModuleType, Callable[[], None]]] = []
         self._warned: set[str] = set()
         self._warn_of_names(
             "the package {package} is not installed",
@@ -108,85 +107,141 @@ class Pipeline:
         )
         atexit.register(self._finish)
 
+    # The parts.
+
     def adjust_to(self, module: ModuleType) -> None:
         """Take a newly imported module in: an SDK, or what the program uses beside it."""
         name = module.__name__
-        if name in ERRORS_MODULES and name not in self.sdks:
-            adapter = adapter_for(name)
-            sdk = adapter(
-                module,
-                self.overrides,
-                self.settings.suppress,
-                self.seen,
-                shared=self.store is not None,
-            )
-            self._add(sdk, name)
-            for earlier in imports.already_imported():
-                self._hook_into(sdk, earlier)
+        if name in ERRORS_MODULES:
+            self._add(module)
         elif name == "opentelemetry.sdk.trace":
             self.spans.hook_into(module)
+            self.sender.start()  # the program's span processors may wait
         elif name == "opentelemetry.exporter.prometheus":
-            # The app's own reader serves the registry that our counters are in, often on our port.
+            # The program's own reader has our counters as instruments, often on our port.
             self._served_elsewhere = True
             self._stop_serving()
-        undo = self.instruments.adjust_to(module)
-        if undo is not None:
-            self._undo.append(undo)
+        self.instruments.adjust_to(module)
         for sdk in self.sdks.values():
             self._hook_into(sdk, module)
 
-    def _hook_into(self, sdk: Sdk, module: ModuleType) -> None:
-        if (sdk.package, module.__name__) in self._hooked:
-            return
-        self._hooked.add((sdk.package, module.__name__))
-        undo = sdk.hook_into(module, self)
-        if undo is not None:
-            self._undo.append(undo)
-
-    def serve(self) -> None:
-        """Serve /metrics, unless OpenTelemetry does: of the whole store, if there is one."""
-        if self._served_elsewhere or self.server is not None:
-            return
-        address = self.settings.host, self.settings.port
-        if self.store is None:
-            server = MetricsServer(self._registry, *address, __version__)
-            self.server = server if server.start() else None
-            return
-        registry, store = CollectorRegistry(), self.store
-        registry.register(Collector(self._read_store, lambda: self.counters.info))
-        self.server = MetricsServer(registry, *address, __version__, lambda: store.identity)
-        self.server.start_or_stand_by()
+    def start(self) -> None:
+        """Start to count in a file, to serve, and to send."""
+        self.ledger.open()
+        self.background.add(_Every(1.0, self._keep))
+        if self.log is not None:
+            self.background.add(_Every(_SEND_SECONDS, self.log.write))
+        if not self._served_elsewhere:
+            address = self.settings.host, self.settings.port
+            identity = (lambda: self.ledgers.identity) if self.settings.store else str
+            self.server = Server(self._page, *address, __version__, identity)
+            self.background.add(self.server)
+        self.background.start()
+        self.sender.add(_Every(_SEND_SECONDS, self.spans.send, self.spans.end))
+        self.sender.add(
+            _Every(self.settings.metrics_seconds, self.instruments.send, self.instruments.end)
+        )
+        if self.spans.sends or self.instruments.sends:
+            self.sender.start()
 
     def stop(self) -> None:
         """Record nothing any more and restore everything that was patched."""
         self.hook.poll()
         self.hook.stop()
-        for undo in reversed(self._undo):
-            undo()
+        while self._undo:
+            self._undo.pop()[2]()
         self.spans.stop()
-        self._stop_serving()
-        self._registry.unregister(self)
         atexit.unregister(self._finish)
         self._finish()
         self.instruments.stop()
-        self.counters.keep_in(None)
+
+    def _finish(self) -> None:
+        """At the end, of the process too: count what was seen late, and send what waits."""
+        self.hook.poll()
+        end = natives.monotonic() + self.settings.flush_seconds
+        self.sender.stop(max(0.0, end - natives.monotonic()))
+        self.background.stop(max(0.0, end - natives.monotonic()))
+        self._keep()
+        if not interpreter.is_main():
+            self.ledger.close()  # another interpreter of this process may take the file
+
+    def _keep(self) -> None:
+        """What is due each second."""
+        self.hook.poll()
+        self.ledger.check()
+        while self._problems:
+            _log.warning("%s", self._problems.popleft())
+
+    def _after_fork(self) -> None:
+        """A forked child counts for the first time."""
+        self.ledgers.start_anew()
+        self.spans.after_fork()
+        self.instruments.after_fork()
+        if self.log is not None:
+            self.log.after_fork()
+        self.background.resume()
+        self.sender.resume()
+
+    def _add(self, errors: ModuleType) -> None:
+        """Take in an SDK, or the classes of one that the program has imported anew."""
+        name = errors.__name__
+        known = self.sdks.get(name)
+        if known is not None:
+            known.learn(errors)
+            self._watch(known)
+            return
+        sdk = self.sdks[name] = adapter_for(name)(
+            errors,
+            self.overrides,
+            self.settings.suppress,
+            self.seen,
+            shared=self.settings.store is not None,
+            worker=self.settings.worker,
+            fallback_worker=self.settings.fallback_worker,
+        )
+        self._warn_of_names(
+            f"the installed {sdk.distribution} has no such class",
+            lambda cls: cls.rpartition(".")[0] == name and cls not in sdk.classes,
+        )
+        self._watch(sdk)
+        self.worker_seen(self.settings.fallback_worker)
+        for earlier in imports.already_imported():
+            if earlier is not errors:
+                self._hook_into(sdk, earlier)
+
+    def _watch(self, sdk: Sdk) -> None:
+        self._sdk_of_root.update((id(root), sdk) for root in sdk.roots)
+        self.hook.watch(sdk.roots)
+        for root in sdk.roots:
+            self._defined(root)
+
+    def _hook_into(self, sdk: Sdk, module: ModuleType) -> None:
+        for step in self._undo:
+            if step[0] is sdk and step[1] is module:  # it is loaded anew
+                step[2]()
+                self._undo.remove(step)
+                break
+        undo = sdk.hook_into(module, self)
+        if undo is not None:
+            self._undo.append((sdk, module, undo))
+
+    def _stop_serving(self) -> None:
+        server, self.server = self.server, None
+        if server is not None:
+            self.background.remove(server)
+            server.end()
 
     # What the adapters report: see `faultlens.sdks.Recorder`.
 
     def worker_seen(self, name: str) -> None:
         """Start the series of every known class at 0 for this worker."""
-        worker = self.settings.worker or name
-        for sdk in self.sdks.values():
-            for class_name, cls in sdk.classes.items():
-                self.counters.expect(class_name, sdk.rule(cls).kinds, worker)
-        if self.store is not None:
-            self.store.save()
+        self.ledger.expect_worker(self.settings.worker or name)
 
     def converted(
         self, native: BaseException, convert: Callable[[], BaseException]
     ) -> Callable[[], None]:
         """Record a failure that raised no SDK exception; never raises what is not the host's."""
-        if self._sdk_of(native) is not None:
+        if self._sdk_of(type(native)) is not None:
             return _nothing  # the hook has seen it
         try:
             exc = convert()  # not within `report`: it makes SDK exceptions, which the hook sees
@@ -198,119 +253,127 @@ class Pipeline:
         self.hook.report(lambda: self._record_converted(native, exc))
         return lambda: self.spans.forget(native)
 
-    # The prometheus_client collector.
+    # What the metrics are read from.
 
-    def describe(self) -> list[Metric]:
-        """The names, which a registry checks for being taken."""
-        return self.counters.describe()
+    def read(self) -> Reading:
+        """What all processes have counted, after a look for raises that were not seen in time.
 
-    def collect(self) -> Iterator[Metric]:
-        """This process's metrics, after a look for raises that were not seen when they happened."""
+        Raises OSError if that cannot be known now.
+        """
         self.hook.poll()
-        return self.counters.collect()
+        return self.ledgers.read()
 
-    def _read_store(self) -> Counts:
-        """What all processes have counted, after the same look."""
-        assert self.store is not None  # it is served
-        self.hook.poll()
-        return self.store.read()
-
-    def _finish(self) -> None:
-        """At the end, of the process too: write what was seen late, or could not be written."""
-        self.hook.poll()
-        self.flusher.shut_down()
-        if self.store is not None:
-            self.store.end()
-
-    def _add(self, sdk: Sdk, errors_module: str) -> None:
-        self.sdks[errors_module] = sdk
-        self._sdk_of_root.update((id(root), sdk) for root in sdk.roots)
-        self._warn_of_names(
-            f"{sdk.distribution} {sdk.version} has no such class",
-            lambda name: name.rpartition(".")[0] == errors_module and name not in sdk.classes,
-        )
-        self.hook.watch(sdk.roots)
-        self.counters.info = {
+    def info(self) -> dict[str, str]:
+        """Labels of ``faultlens_info``."""
+        with no_fork:
+            versions = {sdk.package: sdk.version for sdk in self.sdks.values()}
+        return {
             "version": __version__,
             "detector": self.hook.detector,
             "python": platform.python_version(),
-            **{known.package: known.version for known in self.sdks.values()},
+            **versions,
         }
-        self.worker_seen(self.settings.worker or self.settings.fallback_worker)
-        if self.store is not None:
-            self.store.close()  # a program without failures holds no file open, nor do its forks
 
-    def _sdk_of(self, exc: BaseException) -> Sdk | None:
+    def _page(self, accept: str) -> tuple[str, bytes]:
+        with no_fork:
+            from faultlens.exposition import families
+
+        return families.page(families.Collector(self.read, self.info), accept)
+
+    def _own(self) -> Own:
+        """What this process has counted, for OpenTelemetry, which adds the processes up itself."""
+        self.hook.poll()
+        return Own(series.totals(self.ledger.own(), self.ledger.expected()), self.info())
+
+    # What happens in a raise.
+
+    def _sdk_of(self, cls: type) -> Sdk | None:
         roots = self._sdk_of_root
-        return next((roots[id(b)] for b in guard.mro(type(exc)) if id(b) in roots), None)
-
-    def _record(self, exc: BaseException, frame: FrameType | None) -> BaseException | None:
-        """The hook's handler: raises only before anything is recorded."""
-        sdk = self._sdk_of(exc)
-        assert sdk is not None  # the hook watches the roots of our SDKs
-        settings = self.settings
-        failure = sdk.describe(exc, frame, settings.worker, settings.fallback_worker)
-        return self._give(failure, exc, frame)
-
-    def _record_converted(self, native: BaseException, exc: BaseException) -> None:
-        sdk = self._sdk_of(exc)
-        assert sdk is not None  # it is the adapter's own
-        settings = self.settings
-        failure = sdk.describe_converted(exc, native, settings.worker, settings.fallback_worker)
-        if failure is not None:
-            interruption = self._give(failure, native, None, keep=True)
-            if interruption is not None:
-                raise interruption
-
-    def _give(
-        self, failure: Failure, exc: BaseException, frame: FrameType | None, keep: bool = False
-    ) -> BaseException | None:
-        """Hand a record to the sinks. Raises only before anything is recorded."""
-        span, trace = self._current_span()
-        if self._sdk_of(exc) is not None:
-            self.seen.set(exc, failure)  # a second try says the same again
-        interruption = self.counters.count(failure, trace)
-        if interruption is not None:
-            return interruption
-        try:
-            if self.store is not None:
-                self.store.save()
-            if self.server is not None:
-                self.server.resume()
-            self.log(failure, exc, frame)
-            self.spans.record(failure, exc, frame, span, keep)
-            self.flusher.flush()
-        except BaseException as error:
-            if guard.of_a_signal(error):
-                return error
-            self._dropped("span_error", error)
+        for base in guard.mro(cls):
+            sdk = roots.get(id(base))
+            if sdk is not None:
+                return sdk
         return None
 
-    def _current_span(self) -> tuple[Any, tuple[str, str] | None]:
+    def _record(self, exc: BaseException, frame: FrameType | None, counted: list[bool]) -> None:
+        """The hook's handler."""
+        sdk = self._sdk_of(type(exc))
+        assert sdk is not None  # the hook watches the roots of our SDKs
+        span, trace, wanted = self._span()
+        failure = sdk.describe(exc, frame, wanted)
+        self.seen.set(exc, failure)  # a second try says the same again
+        self.ledger.add(series.key_of(failure), natives.time(), trace, counted)
+        if wanted:
+            self._write(failure, exc, frame, span)
+
+    def _record_converted(self, native: BaseException, exc: BaseException) -> None:
+        sdk = self._sdk_of(type(exc))
+        assert sdk is not None  # it is the adapter's own
+        span, trace, wanted = self._span()
+        failure = sdk.describe_converted(exc, native, wanted)
+        if failure is not None:
+            self.ledger.add(series.key_of(failure), natives.time(), trace)
+            if wanted:
+                self._write(failure, native, None, span, keep=True)
+
+    def _span(self) -> tuple[Any, tuple[int, int] | None, bool]:
+        """The current span, its ids if it is sampled, and whether a span or the log wants more."""
+        wanted = self.log is not None
         try:
             span = self.spans.current()
-            return span, self.spans.sampled(span)
+            if span is None:
+                return None, None, wanted or self.spans.sends
+            return span, self.spans.sampled(span), wanted or self.spans.wants(span)
         except Exception as error:  # a context or span implementation that is not OpenTelemetry's
             if guard.of_a_signal(error):
                 raise
             self._dropped("span_error", error)
-            return None, None
+            return None, None, wanted
+
+    def _write(
+        self,
+        failure: Failure,
+        exc: BaseException,
+        frame: FrameType | None,
+        span: Any,
+        keep: bool = False,
+    ) -> None:
+        try:
+            if self.log is not None:
+                self.log.note(failure, exc, frame)
+            if self.spans.wants(span):
+                self.spans.record(failure, exc, frame, span, keep)
+        except BaseException as error:
+            if guard.of_a_signal(error):
+                raise
+            self._dropped("span_error", error)
+
+    def _defined(self, cls: type[BaseException]) -> None:
+        """There is a class of an SDK's, or the user has defined a subclass of one."""
+        sdk = self._sdk_of(cls)
+        if sdk is not None:
+            kinds = [kind.value for kind in sdk.rule(cls).kinds]
+            self.ledger.expect_class(guard.class_name(cls), kinds)
 
     def _dropped(self, reason: str, error: BaseException | None) -> None:
-        self.counters.drop(reason)
+        self.ledger.add((series.DROPPED, reason), natives.time())
         if error is not None and reason not in self._warned:
             self._warned.add(reason)
-            _log.warning(
-                "faultlens could not record an exception in full (%s); the program is not "
-                "affected. Said once; counted in faultlens_dropped_total.",
-                reason,
-                exc_info=error,
+            self._problems.append(
+                f"faultlens could not record an exception in full ({reason}: {_told(error)}); the "
+                "program is not affected. Said once; counted in faultlens_dropped_total."
             )
 
-    def _stop_serving(self) -> None:
-        if self.server is not None:
-            self.server.stop()
-            self.server = None
+    def _problem(self, reason: str) -> None:
+        """The ledger cannot be used, or another cannot be read."""
+        if reason in self._warned:  # both, for one reason
+            return
+        self._warned.add(reason)
+        self.ledger.add((series.DROPPED, "store_error"), natives.time())
+        self._problems.append(
+            f"faultlens's store: {reason}. What this process counts is kept in memory, and is "
+            "written as soon as that works. FAULTLENS_STORE names another directory."
+        )
 
     def _warn_of_names(self, why: str, concerns: Callable[[str], bool]) -> None:
         """Say that a class which the user names for us cannot be meant."""
@@ -324,43 +387,52 @@ class Pipeline:
         _log.warning("%s changes nothing: %s.", what, why.format(package=name.partition(".")[0]))
 
 
+class _Every(Job):
+    """Something to do each so many seconds."""
+
+    def __init__(
+        self, seconds: float, act: Callable[[], None], end: Callable[[], None] | None = None
+    ) -> None:
+        self.interval = seconds
+        self._act = act
+        self._end = end or act
+
+    def run(self) -> None:
+        self._act()
+
+    def end(self) -> None:
+        self._end()
+
+
+def _ledger(
+    settings: Settings, problem: Callable[[str], None], resume: Callable[[], None]
+) -> Ledger:
+    ledger = _ledgers.get(settings.store)
+    if ledger is None:
+        ledger = _ledgers[settings.store] = Ledger(settings.store, other=series.fewer)
+    ledger.problem, ledger.resume = problem, resume
+    return ledger
+
+
+def _told(error: BaseException) -> str:
+    """An error of our own in a line."""
+    entry = error.__traceback__
+    while entry is not None and entry.tb_next is not None:
+        entry = entry.tb_next
+    where = ""
+    if entry is not None:
+        code = entry.tb_frame.f_code
+        where = f" at {code.co_filename}:{entry.tb_lineno} in {code.co_name}"
+    return f"{guard.short_name(type(error))}: {guard.message(error, 200)}{where}"
+
+
 def _nothing() -> None:
     """There is nothing to let go of."""
 
 
-def _no_log(failure: Failure, exc: BaseException, frame: FrameType | None) -> None:
-    """Without FAULTLENS_DEBUG."""
-
-
-def _open_store(path: StorePath | None, failed: Callable[[], None]) -> Store | None:
-    """The store, if there is to be one; nothing is opened yet."""
-    if path is None:
-        return None
-    try:
-        from faultlens.exposition.store import Store
-    except ImportError as error:  # a Python that was built without SQLite
-        _log.warning("faultlens: %s: counts live in the process's memory only.", error)
-        return None
-    return Store(path, failed)
-
-
-def _register(pipeline: Pipeline) -> CollectorRegistry:
-    """Put the counters where the program's own metrics are; where not, alone in a registry."""
-    try:
-        REGISTRY.register(pipeline)
-        return REGISTRY
-    except ValueError as error:
-        _log.warning(
-            "faultlens: prometheus_client's registry has metrics of our names already (%s): ours "
-            "are served at /metrics alone, without the program's.",
-            error,
-        )
-    registry = CollectorRegistry()
-    registry.register(pipeline)
-    return registry
-
-
 def _installed(package: str) -> bool:
+    from importlib import util
+
     try:
         return util.find_spec(package) is not None
     except (ImportError, ValueError):  # ValueError: __main__, which has no spec

@@ -11,12 +11,10 @@ import math
 import os
 import socket
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-from urllib.parse import unquote
+from typing import Any, NamedTuple
 
-from faultlens.startup import on_or_off
+from faultlens.switch import on_or_off
 
 __all__ = ["VARIABLES", "Settings", "StorePath", "Variable", "load", "store_path"]
 
@@ -26,8 +24,7 @@ WORKER_LIMIT = 128
 """The longest worker name, in characters."""
 
 
-@dataclass(frozen=True, slots=True)
-class StorePath:
+class StorePath(NamedTuple):
     """Where counts are kept that survive their process."""
 
     directory: Path
@@ -35,8 +32,7 @@ class StorePath:
     """Whether it must be safe from everybody else, since nobody chose it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(NamedTuple):
     """What the environment says; see `VARIABLES` for each field's variable."""
 
     host: str
@@ -49,12 +45,13 @@ class Settings:
     metrics_seconds: float
     """How often counts are sent to `metrics_exporters`."""
     flush_seconds: float
-    """How long a collector that does not answer may hold the program up."""
+    """How long a collector that does not answer may hold up the end of the program."""
     otel_disabled: bool
     messages: bool
     stacktraces: bool
     store: StorePath | None
     """None: in memory only."""
+    serve: bool
     rules: str
     suppress: tuple[str, ...]
     debug: bool
@@ -122,7 +119,7 @@ def _names(value: str) -> tuple[str, ...]:
 
 
 def _worker(value: str) -> str:
-    name = " ".join(value.split())
+    name = " ".join(_encodable(value).split())
     if len(name) > WORKER_LIMIT:
         raise ValueError(f"expected at most {WORKER_LIMIT} characters")
     return name
@@ -130,11 +127,15 @@ def _worker(value: str) -> str:
 
 def _attributes(value: str) -> dict[str, str]:
     pairs = (pair.partition("=") for pair in value.split(",") if pair.strip())
-    return {key.strip(): unquote(value.strip()) for key, _, value in pairs}
+    found = {key.strip(): value.strip() for key, _, value in pairs}
+    if "%" in value:
+        from urllib.parse import unquote  # it is slow to import
+
+        found = {key: unquote(value) for key, value in found.items()}
+    return found
 
 
-@dataclass(frozen=True, slots=True)
-class Variable:
+class Variable(NamedTuple):
     """One environment variable: what it is for, its default, and how its value is read."""
 
     name: str
@@ -152,6 +153,7 @@ VARIABLES = (
         "Where counts survive their process: a directory of this host's, or off for memory only.",
         store_path,
     ),
+    Variable("FAULTLENS_SERVE", "1", "0: open no port; something else serves the counts.", _flag),
     Variable("FAULTLENS_RULES", "", "Path of a TOML file that overrides the kind of classes."),
     Variable(
         "FAULTLENS_SUPPRESS",
@@ -165,7 +167,7 @@ VARIABLES = (
     Variable(
         "FAULTLENS_FLUSH_SECONDS",
         "2",
-        "How long a collector that does not answer may hold the program up, in all.",
+        "How long a collector that does not answer may hold up the end of the program.",
         _number(0, 60),
     ),
     Variable("OTEL_EXPORTER_PROMETHEUS_HOST", "localhost", "Where /metrics is served."),
@@ -180,7 +182,7 @@ VARIABLES = (
     Variable(
         "OTEL_METRIC_EXPORT_INTERVAL",
         "60000",
-        "How often they are sent there, in milliseconds; at a failure at once.",
+        "How often they are sent there, in milliseconds, and at exit.",
         _number(1, 86_400_000),
     ),
     Variable(
@@ -231,11 +233,12 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
         messages=value["FAULTLENS_MESSAGES"],
         stacktraces=value["FAULTLENS_STACKTRACES"],
         store=value["FAULTLENS_STORE"],
+        serve=value["FAULTLENS_SERVE"],
         rules=value["FAULTLENS_RULES"],
         suppress=value["FAULTLENS_SUPPRESS"],
         debug=value["FAULTLENS_DEBUG"],
         worker=value["FAULTLENS_WORKER"],
-        fallback_worker=(
+        fallback_worker=_encodable(
             resource.get("service.instance.id")
             or resource.get("k8s.node.name")
             or value["K8S_NODE_NAME"]
@@ -260,3 +263,8 @@ def _read(variable: Variable, environ: Mapping[str, str]) -> Any:
 
 def _host_name() -> str:
     return socket.gethostname() or "unknown"
+
+
+def _encodable(text: str) -> str:
+    """Bytes that are not UTF-8 arrive as lone surrogates, with which no page could be written."""
+    return text.encode("utf-8", "replace").decode()

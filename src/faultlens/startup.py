@@ -1,27 +1,26 @@
 """What ``faultlens.pth`` calls in every Python process of an environment.
 
-Until ``FAULTLENS`` is set this imports nothing but `os` and `sys`; when it is, nothing more than an
-import hook is installed, and the rest waits until a supported SDK is imported.
+It is imported only if ``FAULTLENS`` is set. It then installs an import hook and nothing more; the
+rest waits until a supported SDK is imported.
 """
+
+from __future__ import annotations
 
 import os
 import sys
 
-_ON = ("1", "true", "yes", "on")
-_OFF = ("", "0", "false", "no", "off")
+from faultlens.switch import OFF, ON, on_or_off
+
+TYPE_CHECKING = False  # typing is not imported in every process
+if TYPE_CHECKING:
+    from types import ModuleType
 
 _activated = False
 
 
-def switch() -> "bool | None":
+def switch() -> bool | None:
     """Whether ``FAULTLENS`` is set to on; None if its value is neither on nor off."""
     return on_or_off(os.environ.get("FAULTLENS", ""))
-
-
-def on_or_off(value: str) -> "bool | None":
-    """What a switch's value says; None if it is neither."""
-    word = value.strip().lower()
-    return True if word in _ON else False if word in _OFF else None
 
 
 def activate() -> None:
@@ -36,14 +35,14 @@ def activate() -> None:
     on = switch()
     if on is None:
         _warn(
-            f"FAULTLENS={os.environ['FAULTLENS']!r} is neither on ({', '.join(_ON)}) nor off "
-            f"({', '.join(filter(None, _OFF))}): faultlens stays off."
+            f"FAULTLENS={os.environ['FAULTLENS']!r} is neither on ({', '.join(ON)}) nor off "
+            f"({', '.join(OFF)}): faultlens stays off."
         )
     elif on:
         enable()
 
 
-def obstacle() -> "str | None":
+def obstacle() -> str | None:
     """What keeps faultlens from counting in this Python; None if nothing does."""
     if sys.version_info >= (3, 13) and not sys._is_gil_enabled():
         return (
@@ -62,7 +61,7 @@ def enable() -> None:
     try:
         from faultlens import imports
 
-        imports.install()
+        imports.install(_imported)
     except Exception as error:
         _warn(f"faultlens could not start and stays off: {type(error).__name__}: {error}")
 
@@ -72,9 +71,27 @@ def disable() -> None:
     from faultlens import imports
 
     imports.uninstall()
+    pipeline = sys.modules.get("faultlens.pipeline")
+    if pipeline is not None:
+        pipeline.stop()
 
 
-def _warn(message: str) -> None:
+def _imported(module: ModuleType) -> None:
+    """Hand a module to the pipeline; whatever goes wrong there must not break the import."""
+    try:
+        from faultlens import pipeline
+    except ImportError as error:  # half-installed
+        disable()
+        _warn(f"faultlens could not start and stays off: {error}")
+        return
+    try:
+        pipeline.imported(module)
+    except Exception:
+        name = module.__name__
+        _warn(f"faultlens could not hook into {name}; the program goes on without it.", trace=True)
+
+
+def _warn(message: str, *, trace: bool = False) -> None:
     import logging
 
-    logging.getLogger("faultlens").warning("%s", message)
+    logging.getLogger("faultlens").warning("%s", message, exc_info=trace)

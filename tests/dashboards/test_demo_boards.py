@@ -12,8 +12,8 @@ from typing import NamedTuple
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from faultlens.demo import workload
-from faultlens.demo.scrape import KINDS, Scrape
+from faultlens.commands.demo import workload
+from faultlens.commands.demo.scrape import KINDS, Scrape
 from tests.dashboards.panels import Answer, Board, Panel, View, ask, board, boards
 from tests.servers import Prometheus, Receiver, get, needs, prometheus, running, until
 
@@ -34,7 +34,7 @@ PROGRAM = f"""
 import logging, os, sys
 logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
 import flyte.errors, durable_workflow
-from faultlens.demo import workload
+from faultlens.commands.demo import workload
 os.environ["OTEL_EXPORTER_OTLP_ENDPOINT"] = sys.argv[1]
 print("{workload.READY}", flush=True)
 sys.stdin.readline()
@@ -60,7 +60,7 @@ class Demo(NamedTuple):
     view: View
 
     def failures(self, label: str) -> Counter[str]:
-        """By a label of `faultlens.demo.scrape.Row`."""
+        """By a label of `faultlens.commands.demo.scrape.Row`."""
         found: Counter[str] = Counter()
         for row in self.scrape.rows:
             found[getattr(row, label)] += row.count

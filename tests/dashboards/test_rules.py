@@ -19,8 +19,10 @@ from urllib.parse import parse_qsl, urlsplit
 import pytest
 import yaml
 
-from faultlens.counts import CODES, DROPPED, FAILURES, SUPPRESSED, Count, Series
-from faultlens.exposition.families import families
+from faultlens import series
+from faultlens.exposition.families import Collector
+from faultlens.exposition.layout import Count
+from faultlens.exposition.ledgers import Reading
 from tests.children import TIMEOUT
 from tests.dashboards.promql import promql_parser
 from tests.dashboards.rule_cases import (
@@ -372,13 +374,12 @@ def test_what_reads_user_failures_is_recognised(expression: str) -> None:
 
 def known_labels() -> dict[str, set[str]]:
     """Every metric that faultlens has, Prometheus' own and the recorded ones, with its labels."""
-    told = families(
-        {
-            Series(name, "c", "k", "w", "d"): Count(1, last=1.0)
-            for name in (FAILURES, SUPPRESSED, CODES, DROPPED)
-        },
-        {"version": "0.1.0"},
-    )
+    keys = [
+        (series.FAILURES, "c", "user", "w", "d"),
+        (series.SUPPRESSED, "c", "user", "w", "wrapped"),
+    ]
+    reading = Reading({key: Count(1, 1.0, 1.0) for key in keys}, set())
+    told = Collector(lambda: reading, lambda: {"version": "0.1.0"}).collect()
     known = {sample.name: set(sample.labels) for family in told for sample in family.samples}
     known |= {name: set(name.split(":")[0].split("_")) for name in RULES if name not in ALERTS}
     return {name: of | {"job", "instance"} for name, of in known.items()} | {

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from faultlens.demo.scrape import Scrape, parse
+from faultlens.commands.demo.scrape import Scrape, parse
 from tests import children
 from tests.children import TIMEOUT
 from tests.servers import Receiver, get, until
@@ -160,7 +160,7 @@ class TestNothingToShow:
         program = """
             import sys
             sys.modules["rich"] = None
-            from faultlens.cli import main
+            from faultlens.commands import main
             sys.exit(main(["demo", "--once"]))
         """
 
@@ -338,7 +338,7 @@ class TestTerminal:
     def test_says_nothing_of_the_time_left_if_there_is_no_limit(self) -> None:
         from rich.console import Console
 
-        from faultlens.demo import run
+        from faultlens.commands.demo import run
 
         written = io.StringIO()
         console = Console(width=80, height=24, file=written, force_terminal=True)

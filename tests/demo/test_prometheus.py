@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from faultlens.demo import workload
-from faultlens.demo.scrape import Scrape
+from faultlens.commands.demo import workload
+from faultlens.commands.demo.scrape import Scrape
 from tests.servers import Prometheus, needs, prometheus, running
 
 pytestmark = needs("prometheus")
@@ -50,7 +50,7 @@ def examples(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Prometh
     """Prometheus after one round of both examples, and what their /metrics says itself."""
     pytest.importorskip("flyte")
     pytest.importorskip("durable_workflow")
-    args = ("-m", "faultlens.demo.workload", "--until-stdin-closes", "--rounds", "1")
+    args = ("-m", "faultlens.commands.demo.workload", "--until-stdin-closes", "--rounds", "1")
     directory = tmp_path_factory.mktemp("prometheus")
     with (
         running(*args, "--pause", "0") as program,

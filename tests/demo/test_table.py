@@ -7,12 +7,15 @@ import io
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
-from faultlens.demo.scrape import Row, Scrape, parse
+from faultlens import series
+from faultlens.commands.demo.scrape import Row, Scrape, parse
+from faultlens.exposition.families import Collector
+from faultlens.exposition.ledger import Ledger
+from faultlens.exposition.ledgers import Ledgers
 from faultlens.failure import Failure, Kind, Role
-from faultlens.sinks.counters import Counters
 
 rich_console = pytest.importorskip("rich.console")
-View = pytest.importorskip("faultlens.demo.table").View
+View = pytest.importorskip("faultlens.commands.demo.table").View
 
 NOW = 1_000_000.0
 BELOW = ("one", "two", "three")
@@ -108,16 +111,20 @@ def test_says_how_long_ago(seconds: float, text: str) -> None:
 
 
 def test_reads_what_the_counters_write() -> None:
-    counters = Counters({"version": "1"})
     worker = 'a "quoted" \\ name\n'
-    counters.expect("a.Zero", [Kind.USER], "w")
-    counters.count(Failure("sdk", "a.B", Kind.USER, worker))
-    counters.count(Failure("sdk", "a.B", Kind.SYSTEM, worker))
-    counters.count(Failure("sdk", "a.B", Kind.USER, worker, role=Role.PROPAGATED))
-    counters.count(Failure("sdk", "a.C", Kind.USER, worker, role=Role.PROPAGATED))
-    counters.count(Failure("sdk", "a.C", Kind.USER, worker, role=Role.REPLAYED))
+    ledger = Ledger(None, other=series.fewer)
+    ledger.expect_class("a.Zero", ["user"])
+    ledger.expect_worker("w")
+    for failure in (
+        Failure("sdk", "a.B", Kind.USER, worker),
+        Failure("sdk", "a.B", Kind.SYSTEM, worker),
+        Failure("sdk", "a.B", Kind.USER, worker, role=Role.PROPAGATED),
+        Failure("sdk", "a.C", Kind.USER, worker, role=Role.PROPAGATED),
+        Failure("sdk", "a.C", Kind.USER, worker, role=Role.REPLAYED),
+    ):
+        ledger.add(series.key_of(failure), NOW)
     registry = CollectorRegistry()
-    registry.register(counters)
+    registry.register(Collector(Ledgers(None, ledger, print).read, lambda: {"version": "1"}))
 
     scrape = parse(generate_latest(registry).decode())
 

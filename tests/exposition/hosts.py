@@ -1,4 +1,4 @@
-"""A host as the store's tests need it: real processes that share a store, and a scraper."""
+"""A host: real processes that share a store, and a scraper."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import sys
 import textwrap
 import threading
 import urllib.error
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
-from faultlens import endpoint
-from faultlens.exposition.store import Store
+from faultlens import series
+from faultlens.commands import endpoint
+from faultlens.exposition.ledgers import Ledgers
 from faultlens.settings import StorePath
 from tests import children
 from tests.servers import free_port
@@ -27,8 +27,11 @@ needs_proc = pytest.mark.skipif(
 )
 
 COMMON = """
-import os, signal, sys, threading, time
+import ctypes, os, signal, sys, threading, time, urllib.error, urllib.request
 from flyte.errors import RuntimeUserError as E
+
+fork = os.fork
+fork_by_c_code = ctypes.PyDLL(None).fork  # Python and its fork hooks do not hear of it
 
 def fail(times=1):
     for _ in range(times):
@@ -39,7 +42,7 @@ def fail(times=1):
 
 def child(work):
     # Fork; the child does the work and ends at once, with a status that says whether it could.
-    pid = os.fork()
+    pid = fork()
     if pid == 0:
         status = 1
         try:
@@ -48,12 +51,24 @@ def child(work):
         finally:
             os._exit(status)
     return pid
+
+def page():
+    # What is served; waits until somebody serves.
+    url = f"http://127.0.0.1:{os.environ['OTEL_EXPORTER_PROMETHEUS_PORT']}/metrics"
+    for _ in range(100 * TIMEOUT):
+        try:
+            return urllib.request.urlopen(url).read()
+        except urllib.error.HTTPError:
+            raise
+        except OSError:
+            time.sleep(0.01)
+    raise TimeoutError(url)
 """
 
 
 def program(source: str) -> str:
     """A program of Flyte's, with what they all need in front."""
-    return COMMON + children.ENDED + textwrap.dedent(source)
+    return f"TIMEOUT = {children.TIMEOUT}\n" + COMMON + children.ENDED + textwrap.dedent(source)
 
 
 class Host:
@@ -126,16 +141,20 @@ class Host:
 
     def counted(self) -> dict[str, int]:
         """What is in the store, by counter and without zeros: ``{"failures": 3}``."""
-        store = Store(StorePath(self.store, private=False), _cannot_be_read)
-        try:
-            found: Counter[str] = Counter()
-            for series, count in store.read().items():
-                found[series.metric] += count.number
-        finally:
-            store.close()
-        # Each failure here has a code; both are written, or neither.
-        assert found.pop("failure_codes", 0) == found["failures"]
+        reading = Ledgers(StorePath(self.store, private=False), None, _cannot_be_read).read()
+        totals = series.totals(reading.counts, reading.expected)
+        found = {
+            name: sum(count.number for count in counts.values()) for name, counts in totals.items()
+        }
+        # Each failure here has a code, and is one count.
+        assert found.pop("failure_codes") == found["failures"]
         return {metric: number for metric, number in found.items() if number}
+
+    def files(self) -> int:
+        """How many ledgers there are; there is nothing else."""
+        names = [path.name for path in self.store.iterdir()]
+        assert all(name.endswith(".ledger") for name in names), names
+        return len(names)
 
     def page(self) -> dict[str, float]:
         """The counters at the endpoint; raises OSError if there is none."""
@@ -246,5 +265,5 @@ def _counters(page: str) -> dict[str, float]:
     return {series: float(number) for series, _, number in lines}
 
 
-def _cannot_be_read() -> None:
-    raise AssertionError("the store cannot be read")
+def _cannot_be_read(reason: str) -> None:
+    raise AssertionError(f"the store cannot be read: {reason}")

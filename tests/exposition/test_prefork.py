@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from http.client import HTTPException
@@ -126,7 +127,7 @@ def test_the_master_that_serves_the_metrics_is_killed_and_started_again(host: Ho
     with host.scraping():
         with gunicorn(host, "--preload") as server:
             server.load(20)
-            assert listeners(host.port) == {server.master.pid}
+            until(lambda: listeners(host.port) == {server.master.pid}, "the master to serve")
             server.master.process.kill()
         with gunicorn(host, "--preload") as server:
             server.load(20)
@@ -165,6 +166,34 @@ def test_celery_s_workers_that_are_replaced_and_all_killed(host: Host) -> None:
         until(lambda: host.failures() == 40, "the tasks")
     assert "ForkPoolWorker-6" in host.log.read_text()
     assert host.counted() == {"failures": 40}
+
+
+NOBODY = 65534
+USER = """
+def app(environ, start_response):
+    if environ["PATH_INFO"] == "/fail":
+        work()
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [b"%d" % os.geteuid()]
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can run workers as another user")
+def test_workers_of_another_user_than_the_master_that_has_loaded_the_program() -> None:
+    """The default store is the master's, private to it; the workers count there all the same."""
+    with tempfile.TemporaryDirectory() as parent:  # tmp_path is below one that is root's alone
+        Path(parent).chmod(0o755)
+        host = Host(Path(parent, "host"))
+        host.folder.mkdir()
+        host.store = host.folder / "faultlens-0"
+        env = {"FAULTLENS_STORE": "", "TMPDIR": str(host.folder)}
+        options = ("--preload", f"--user={NOBODY}", "--max-requests=15")
+        with gunicorn(host, *options, source=APP + USER, **env) as server, host.scraping():
+            assert server.page() == str(NOBODY)
+            server.load(60)
+            assert host.log.read_text().count("Booting worker") > 3
+            assert host.store.stat().st_mode & 0o777 == 0o700
+        assert host.counted() == {"failures": server.raised}
 
 
 # The program's own metrics.

@@ -107,12 +107,17 @@ def test_multiprocessing_s_processes_and_pools_and_the_executor_s(host: Host, me
     """)
     with host.running([sys.executable, str(file), method]) as parent:
         assert parent.hear() == "33"
+        until(lambda: host.failures() >= 0, "the endpoint")
         assert host.failures() == 33
     assert host.counted() == {"failures": 33}
 
 
-def test_forks_of_forks_count_each_their_own(host: Host) -> None:
-    host.run("""
+@pytest.mark.parametrize("fork", ["os.fork", "fork_by_c_code"])
+def test_forks_of_forks_count_each_their_own(host: Host, fork: str) -> None:
+    host.run(
+        """
+        fork = globals().get(sys.argv[1], fork)
+
         def grow(depth):
             fail()
             pids = [child(lambda: grow(depth - 1)) for _ in range(2 if depth else 0)]
@@ -120,14 +125,63 @@ def test_forks_of_forks_count_each_their_own(host: Host) -> None:
             assert [ended(pid) for pid in pids] == [0] * len(pids)
 
         grow(3)
-    """)
+        """,
+        fork,
+    )
     assert host.counted() == {"failures": 2 * (1 + 2 + 4 + 8)}
+
+
+@pytest.mark.parametrize("fork", ["os.fork", "fork_by_c_code"])
+def test_a_fork_before_the_first_failure(host: Host, fork: str) -> None:
+    host.run(
+        """
+        fork = globals().get(sys.argv[1], fork)
+        pids = [child(lambda: fail(times)) for times in (1, 2, 3)]
+        fail(4)
+        assert [ended(pid) for pid in pids] == [0, 0, 0]
+        """,
+        fork,
+    )
+    assert host.counted() == {"failures": 1 + 2 + 3 + 4}
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="has no sys.monitoring")
+def test_a_child_that_c_code_forked_has_no_thread_of_ours_and_switches_no_events(
+    host: Host,
+) -> None:
+    """A switch walks the stacks of the parent's threads, which threads of the child overwrite."""
+    done = host.run("""
+        from faultlens import pipeline
+        from faultlens.hook.monitoring import FOREIGN_LIMIT
+
+        def foreign():
+            for _ in range(2 * FOREIGN_LIMIT):
+                try:
+                    int("x")
+                except ValueError:
+                    pass
+            tool = next(n for n in range(6) if sys.monitoring.get_tool(n) == "faultlens")
+            os.write(1, b"%d " % sys.monitoring.get_events(tool))
+
+        def work():
+            fail()
+            foreign()
+            foreign()
+            os.write(1, b"%d\\n" % len(os.listdir("/proc/self/task")))
+
+        fork = fork_by_c_code
+        fail()
+        foreign()
+        assert ended(child(work)) == 0
+        print(sys.monitoring.events.RAISE)
+    """)
+    child, raise_ = done.stdout.splitlines()
+    assert child == f"0 {raise_} {raise_} 1"
 
 
 def test_forks_in_threads_while_threads_raise_and_scrape(host: Host) -> None:
     done = host.run("""
-        import urllib.request
-        busy, raised = True, []
+        busy, raised, pages, exits = True, [], [], []
 
         def raise_on():
             count = 0
@@ -138,15 +192,13 @@ def test_forks_in_threads_while_threads_raise_and_scrape(host: Host) -> None:
 
         def scrape_on():
             while busy:
-                urllib.request.urlopen(
-                    f"http://127.0.0.1:{os.environ['OTEL_EXPORTER_PROMETHEUS_PORT']}/metrics"
-                ).read()
+                pages.append(page())
 
         def fork_on():
             for _ in range(8):
                 exits.append(ended(child(lambda: fail(3))))
 
-        exits = []
+        page()
         others = [threading.Thread(target=do) for do in (raise_on, raise_on, scrape_on)]
         forking = [threading.Thread(target=fork_on) for _ in range(2)]
         for thread in others + forking:
@@ -157,260 +209,38 @@ def test_forks_in_threads_while_threads_raise_and_scrape(host: Host) -> None:
         for thread in others:
             thread.join()
         assert exits == [0] * 16, exits
+        assert pages
         print(sum(raised) + 3 * 16)
     """)
     assert host.counted() == {"failures": int(done.stdout)}
 
 
-FORKS_WHILE_ANOTHER_HAS_THE_STORE = """
-    from faultlens import pipeline
-    from faultlens.exposition import store as module
+def test_short_processes_leave_as_many_files_as_lived_at_once(host: Host) -> None:
+    """A scraper sees no total go down and no error, every fifth process is killed."""
+    at_once, processes = 6, 150
+    with host.serving(), host.scraping():
+        host.run(
+            """
+            at_once, processes = map(int, sys.argv[1:])
 
-    if len(sys.argv) > 1:
-        module._FORK_SECONDS = float(sys.argv[1])
-    taken, forked = threading.Event(), threading.Event()
+            def work(number):
+                fail(2)
+                if number % 5 == 0:
+                    os.kill(os.getpid(), signal.SIGKILL)
 
-    def hold():
-        with pipeline.running().store.lock:
-            taken.set()
-            forked.wait(0.3)
-
-    fail()
-    holder = threading.Thread(target=hold)
-    holder.start()
-    taken.wait()
-    pid = child(lambda: fail(2))
-    forked.set()
-    assert ended(pid) == 0
-    holder.join()
-    fail()
-"""
-
-
-def test_a_fork_waits_for_another_thread_to_be_done_with_the_store(host: Host) -> None:
-    host.run(FORKS_WHILE_ANOTHER_HAS_THE_STORE)
-    assert host.counted() == {"failures": 4}
-
-
-def test_a_fork_does_not_wait_for_ever_and_the_child_says_that_it_counts_in_memory(
-    host: Host,
-) -> None:
-    said = host.run(FORKS_WHILE_ANOTHER_HAS_THE_STORE, "0.01").stderr
-    assert said.count("this process was forked while its parent had the database open") == 1
-    assert host.counted() == {"failures": 2}
-
-
-@pytest.mark.parametrize("moment", ["before", "after"])
-@pytest.mark.parametrize("what", ["open", "_create", "add", "read"])
-def test_a_fork_in_the_middle_of_the_store_s_own_work(host: Host, what: str, moment: str) -> None:
-    """As by a signal handler. Both go on from there, and what was interrupted is written once."""
-    host.run(
-        """
-        from faultlens import pipeline
-
-        what, moment = sys.argv[1:]
-        store = pipeline.running().store
-        database = store._database
-        work = getattr(database, what)
-        pids = []
-
-        def forks(*args):
-            if pids:
-                return work(*args)
-            done = work(*args) if moment == "after" else None
-            pids.append(os.fork())
-            if pids == [0]:
-                store.read()
-            return work(*args) if moment == "before" else done
-
-        setattr(database, what, forks)
-        fail()
-        store.read()
-        fail()
-        if pids[0]:
-            assert ended(pids[0]) == 0
-        """,
-        what,
-        moment,
-    )
-    assert host.counted() == {"failures": 3}
-
-
-def test_a_child_that_is_forked_while_the_store_is_opened_and_stays_there_holds_up_nobody(
-    host: Host,
-) -> None:
-    source = """
-        from faultlens import pipeline
-        database = pipeline.running().store._database
-        create = database._create
-
-        def forks():
-            if os.fork() == 0:
-                sys.stdin.read()
-                os._exit(0)
-            create()
-
-        database._create = forks
-        fail(2)
-        print("counted", flush=True)
-        signal.pause()
-    """
-    with host.running(program(source)) as parent:
-        assert parent.hear() == "counted"
-        assert host.counted() == {"failures": 2}
-
-
-def test_a_fork_by_a_signal_handler_in_the_middle_of_a_fork_leaves_the_store_to_all(
-    host: Host,
-) -> None:
-    host.run("""
-        import faulthandler
-        from faultlens import pipeline
-        faulthandler.dump_traceback_later(300, exit=True)  # rather than hang
-
-        def forks(*_):
-            pids.append(child(lambda: fail(2)))
-
-        def closes():  # as each fork does first
-            database.close = close
-            os.kill(os.getpid(), signal.SIGUSR1)
-            close()
-
-        fail()
-        signal.signal(signal.SIGUSR1, forks)
-        database, pids = pipeline.running().store._database, []
-        close, database.close = database.close, closes
-        pids.append(child(lambda: fail(4)))
-        assert [ended(pid) for pid in pids] == [0, 0]
-        other = threading.Thread(target=fail, args=(8,))
-        other.start()
-        other.join()
-    """)
-    assert host.counted() == {"failures": 15}
-
-
-def test_the_exit_of_a_child_that_is_forked_in_the_middle_of_a_write_is_the_child_s(
-    host: Host,
-) -> None:
-    """It does not go on with its parent's program."""
-    host.run("""
-        from types import SimpleNamespace
-        from faultlens.exposition import database
-
-        def forks(*_):
-            pids.append(os.fork())
-            if pids == [0]:
-                sys.exit(7)
-
-        def interrupted(values):
-            database.chain = chain
-            os.kill(os.getpid(), signal.SIGUSR1)
-            return chain.from_iterable(values)
-
-        signal.signal(signal.SIGUSR1, forks)
-        pids, chain = [], database.chain
-        database.chain = SimpleNamespace(from_iterable=interrupted)
-        fail()
-        if pids == [0]:
-            os._exit(1)
-        status = ended(*pids)
-        assert status == 7, status
-    """)
-    assert host.counted() == {"failures": 1}
-
-
-# Interrupted, by what counts too.
-
-
-@pytest.mark.parametrize("what", ["signal handler", "finalizer"])
-def test_what_interrupts_the_store_s_work_may_count_while_another_thread_wants_to(
-    host: Host, what: str
-) -> None:
-    host.run(
-        """
-        import faulthandler
-        from faultlens import pipeline
-        faulthandler.dump_traceback_later(300, exit=True)  # rather than hang
-
-        class Lock:
-            def __init__(self, lock):
-                self.lock = lock
-
-            def __enter__(self):
-                if threading.current_thread() is other:
-                    waits.set()
-                self.lock.acquire()
-
-            def __exit__(self, *_):
-                self.lock.release()
-
-        class Resource:
-            def __del__(self):
-                fail()
-
-        def interrupted():
-            database.read = read
-            other.start()
-            waits.wait()
-            if sys.argv[1] == "finalizer":
-                Resource()
-            else:
-                os.kill(os.getpid(), signal.SIGUSR1)
-            return read()
-
-        fail()
-        signal.signal(signal.SIGUSR1, lambda *_: fail())
-        other, waits = threading.Thread(target=fail, daemon=True), threading.Event()
-        store = pipeline.running().store
-        store.lock = Lock(store.lock)
-        database = store._database
-        read, database.read = database.read, interrupted
-        store.read()
-        other.join()
-        """,
-        what,
-    )
-    assert host.counted() == {"failures": 3}
-
-
-def test_a_log_handler_may_count_while_another_thread_logs_that_the_store_cannot_be_used(
-    host: Host,
-) -> None:
-    done = host.run("""
-        import faulthandler, logging
-        from faultlens import pipeline
-        faulthandler.dump_traceback_later(300, exit=True)  # rather than hang
-
-        class Handler(logging.Handler):
-            def handle(self, record):
-                if threading.current_thread() is not other:
-                    waits.set()
-                return super().handle(record)
-
-            def emit(self, record):
-                if record.name != "app":
-                    print(record.getMessage())
-                    return
-                emits.set()
-                waits.wait()
-                fail()
-
-        def cannot_open():
-            raise OSError("the disk is gone")
-
-        logging.getLogger().addHandler(Handler())
-        emits, waits = threading.Event(), threading.Event()
-        other = threading.Thread(target=logging.getLogger("app").error, args=("m",), daemon=True)
-        other.start()
-        emits.wait()
-        database = pipeline.running().store._database
-        opens, database.open = database.open, cannot_open
-        fail()
-        other.join()
-        database.open = opens
-    """)
-    assert done.stdout.count("the disk is gone") == 1
-    assert host.counted()["failures"] == 2
+            living = []
+            for number in range(processes):
+                if len(living) == at_once:
+                    assert ended(living.pop(0)) in (0, -signal.SIGKILL)
+                living.append(child(lambda: work(number)))
+            assert {ended(pid) for pid in living} <= {0, -signal.SIGKILL}
+            """,
+            str(at_once),
+            str(processes),
+        )
+        assert host.failures() == 2 * processes
+    assert host.counted() == {"failures": 2 * processes}
+    assert host.files() <= at_once + 1  # and their parent
 
 
 # Killed at any instant.
@@ -461,36 +291,36 @@ def test_of_processes_that_are_killed_while_they_raise_no_completed_raise_is_los
         assert list(counted) == ["failures"]
 
 
-def test_of_processes_that_are_killed_while_they_make_the_store_it_can_be_used(host: Host) -> None:
+def test_a_store_can_be_used_after_processes_were_killed_while_they_made_it(host: Host) -> None:
     host.run("""
         import random
         from pathlib import Path
-        from faultlens.counts import Count, Series
-        from faultlens.exposition.store import Store
+        from faultlens.exposition.ledger import Ledger
+        from faultlens.exposition.ledgers import Ledgers
         from faultlens.settings import StorePath
 
         def count():
-            store.unsaved[Series("failures", "sdk.Error")] = Count(1)
-            store.save()
+            ledger = Ledger(place, problems.append)
+            ledger.open()
+            ledger.add(("failures", "sdk.Error"), 1.0)
             os.write(ours, b".")
+            return ledger
 
         problems = []
         for turn in range(40):
-            directory = StorePath(Path(os.environ["FAULTLENS_STORE"], f"{turn}"), False)
-            store = Store(directory, lambda: problems.append(turn))
+            place = StorePath(Path(os.environ["FAULTLENS_STORE"], f"{turn}"), False)
             completed, ours = os.pipe()
             pids = [child(count) for _ in range(3)]
             time.sleep(random.uniform(0, 0.01))
             for pid in pids:
                 os.kill(pid, signal.SIGKILL)
                 os.waitpid(pid, 0)
-            count()
+            ledger = count()
             os.close(ours)
             raised = len(os.read(completed, 10))
-            (counted,) = store.read().values()
-            assert raised <= counted.number <= raised + 3, (turn, raised, counted)
-            assert not problems
-            store.close()
+            (counted,) = Ledgers(place, ledger, problems.append).read().counts.values()
+            assert raised <= counted.number <= 4, (turn, raised, counted)
+            assert not problems, problems
             os.close(completed)
     """)
 
@@ -538,7 +368,8 @@ def test_one_process_serves_all_and_when_it_is_killed_another_does(host: Host) -
         programs = []
         for _ in range(3):
             programs.append(stack.enter_context(host.running(program(OBEYS))))
-            assert programs[-1].hear() == "ready"  # the first has the port now
+            assert programs[-1].hear() == "ready"
+            until(lambda: host.failures() >= 0, "the first to serve")
         stack.enter_context(host.scraping())
         total = 0
         while programs:
@@ -553,28 +384,11 @@ def test_one_process_serves_all_and_when_it_is_killed_another_does(host: Host) -
     assert host.counted() == {"failures": 2 * (3 + 2 + 1)}
 
 
-def test_an_answer_in_the_middle_of_which_the_server_is_killed_is_none(host: Host) -> None:
-    source = """
-        from wsgiref.handlers import BaseHandler
-        send = BaseHandler.send_preamble
-
-        def is_killed(handler):
-            send(handler)
-            os.kill(os.getpid(), signal.SIGKILL)
-
-        BaseHandler.send_preamble = is_killed
-        print("ready", flush=True)
-        sys.stdin.read()
-    """
-    with host.running(program(source)) as server:
-        assert server.hear() == "ready"
-        with pytest.raises(OSError, match=r"no HTTP answer|reset"):
-            host.page()
-
-
 FORKS = """
+    fork = globals().get(sys.argv[1], fork)
+    page()
     fail()
-    if os.fork():
+    if fork():
         while True:
             signal.pause()
     print(os.getpid(), flush=True)
@@ -585,49 +399,22 @@ FORKS = """
 
 
 @needs_proc
-def test_a_forked_child_never_has_the_port_but_takes_it_over_from_its_parent(host: Host) -> None:
-    with host.running(program(FORKS)) as parent:
+@pytest.mark.parametrize("fork", ["os.fork", "fork_by_c_code"])
+def test_a_forked_child_leaves_the_port_to_its_parent_and_takes_it_over(
+    host: Host, fork: str
+) -> None:
+    with host.running([sys.executable, "-c", program(FORKS), fork]) as parent:
         child = int(parent.hear())
-        assert listeners(host.port) == {parent.pid}
-        with host.scraping():
-            assert parent.tell("2") == "done"  # the child answers, and stands by from now on
+        with host.scraping() as scraper:
+            assert parent.tell("2") == "done"  # the child answers
             assert host.failures() == 3
+            until(lambda: scraper.pages > 0, "a scrape")
+            # What C code forks has its parent's socket until it counts.
             assert listeners(host.port) == {parent.pid}
             parent.process.kill()
-            until(lambda: host.failures() >= 0, "the child to serve")
-            assert listeners(host.port) == {child}
-            assert host.failures() == 3
+            if fork == "os.fork":
+                until(lambda: host.failures() >= 0, "the child to serve")
+                assert listeners(host.port) == {child}
+                assert host.failures() == 3
             assert parent.tell("4") == "done"
-            assert host.failures() == 7
-
-
-FORKS_WHILE_IT_TAKES_THE_PORT = """
-    from socketserver import TCPServer
-    listen = TCPServer.server_activate
-
-    def listens_slowly(server):
-        listen(server)
-        listening.set()
-        time.sleep(0.5)
-
-    listening = threading.Event()
-    TCPServer.server_activate = listens_slowly
-    print("ready", flush=True)
-    listening.wait()
-    pid = os.fork()
-    if pid:
-        print(pid, flush=True)
-    sys.stdin.read()
-"""
-
-
-@needs_proc
-def test_a_child_that_is_forked_while_its_parent_takes_the_port_does_not_have_it(
-    host: Host,
-) -> None:
-    with host.serving() as first, host.running(program(FORKS_WHILE_IT_TAKES_THE_PORT)) as parent:
-        assert parent.hear() == "ready"
-        first.process.kill()
-        assert int(parent.hear()) > 0
-        until(lambda: host.failures() >= 0, "the parent to serve")
-        assert listeners(host.port) == {parent.pid}
+        assert host.counted() == {"failures": 7}

@@ -9,10 +9,13 @@ ERRORS = (RuntimeError, KeyboardInterrupt, SystemExit, MemoryError, RecursionErr
 
 Make = Callable[[type[Exception]], Exception]
 STRANGERS: dict[str, Make] = {}
+calls: list[str] = []
+"""What of a stranger's code has run."""
 
 
 def _raising(error: type[BaseException]) -> Any:
     def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+        calls.append(error.__name__)
         raise error("from the user's code")
 
     return method
@@ -83,20 +86,7 @@ def _make(function: Make) -> Make:
 class _LyingText(str):
     """A string whose every method is the user's."""
 
-    def __len__(self) -> int:
-        raise RuntimeError
-
-    def __eq__(self, other: object) -> bool:
-        raise RuntimeError
-
-    def __hash__(self) -> int:
-        raise RuntimeError
-
-    def __str__(self) -> str:
-        raise RuntimeError
-
-    def encode(self, *args: Any) -> bytes:
-        raise RuntimeError
+    __len__ = __eq__ = __hash__ = __str__ = encode = _raising(RuntimeError)
 
 
 @_make
@@ -129,12 +119,13 @@ def lone_surrogates_and_control_characters(base: type[Exception]) -> Exception:
 
 @_make
 def str_gives_no_string(base: type[Exception]) -> Exception:
-    return type("Stranger", (base,), {"__str__": lambda self: 7})("c", "m")
+    return type("Stranger", (base,), {"__str__": lambda self: calls.append("__str__")})("c", "m")
 
 
 @_make
 def str_raises_sdk_exceptions(base: type[Exception]) -> Exception:
     def text(self: Any) -> str:
+        calls.append("__str__")
         raise base("c", "inner")
 
     return type("Stranger", (base,), {"__str__": text})("c", "m")

@@ -22,7 +22,7 @@ _HOOK = """
 
     class E(RuntimeError): pass
     raised, dropped = [], []
-    hook = Hook(lambda exc, frame: raised.append(exc is None), lambda *why: dropped.append(why))
+    hook = Hook(lambda exc, *_: raised.append(exc is None), lambda *why: dropped.append(why))
     hook.watch([E])
 
     def fail():
@@ -379,7 +379,7 @@ def test_tracing_ends_with_the_raise_the_death_or_its_budget() -> None:
 def test_an_exception_is_seen_as_it_is_raised_with_others_constructed_and_raised_before() -> None:
     source = """
         hook.stop()
-        hook = Hook(lambda exc, frame: raised.append(frame and frame.f_code.co_name), print)
+        hook = Hook(lambda e, frame, _: raised.append(frame and frame.f_code.co_name), print)
         hook.watch([E])
 
         def first_constructed_last_raised():
@@ -429,10 +429,10 @@ def main():
     return seen
 
 print(main())
-from prometheus_client import REGISTRY
+import faultlens
 print(int(sum(
     sample.value
-    for metric in REGISTRY.collect()
+    for metric in faultlens.collector().collect()
     for sample in metric.samples
     if sample.name == "faultlens_failures_total"
 )))

@@ -30,7 +30,7 @@ _PLAIN = """
 _HOOKED = """
     from faultlens.hook import Hook
 
-    hook = Hook(lambda exc, frame: raised.append(1), lambda reason, error: raised.append(reason))
+    hook = Hook(lambda *_: raised.append(1), lambda reason, error: raised.append(reason))
     hook.watch([Error])
 
     def count():

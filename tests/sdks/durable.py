@@ -11,8 +11,8 @@ from durable_workflow import Client, Worker
 from durable_workflow.errors import ActivityCancelled, DurableWorkflowError, WorkflowCancelled
 from durable_workflow.retry_policy import RetryPolicy
 
-from faultlens.demo import durable_server
-from faultlens.demo.durable_server import DurableServer
+from faultlens.commands.demo import durable_server
+from faultlens.commands.demo.durable_server import DurableServer
 from tests.children import TIMEOUT
 
 __all__ = ["IMPATIENT", "SDK_EXCEPTIONS", "answering", "result_of", "working_on"]

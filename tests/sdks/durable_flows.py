@@ -30,7 +30,7 @@ from durable_workflow.errors import (
     WorkflowCancelled,
 )
 
-from faultlens.demo.durable_server import DurableServer
+from faultlens.commands.demo.durable_server import DurableServer
 from tests import inside
 from tests.children import TIMEOUT
 from tests.sdks.durable import IMPATIENT, SDK_EXCEPTIONS, answering, result_of, working_on

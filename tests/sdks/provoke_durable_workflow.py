@@ -9,7 +9,7 @@ the way in which a user meets it, by one of five roads:
     local      the SDK refuses something before any request
     by hand    the SDK has no raise site: user code raises it
 
-Runs on durable-workflow 0.2.0 and 0.4 to 2.12.0, against `faultlens.demo.durable_server`.
+Runs on durable-workflow 0.2.0 and 0.4 to 2.12.0, against `faultlens.commands.demo.durable_server`.
 A class that the installed version does not have is skipped: see `Provocation.available`.
 """
 
@@ -32,7 +32,7 @@ from durable_workflow.errors import (
     NonRetryableError,
 )
 
-from faultlens.demo.durable_server import CLUSTER_INFO, DurableServer
+from faultlens.commands.demo.durable_server import CLUSTER_INFO, DurableServer
 from tests.children import TIMEOUT
 from tests.sdks.durable import IMPATIENT, SDK_EXCEPTIONS, answering, result_of, working_on
 from tests.sdks.provocation import Provocations, Provoke

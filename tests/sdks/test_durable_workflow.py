@@ -17,8 +17,10 @@ adapter = DurableWorkflow(durable_workflow.errors)
 
 def kind(name: str, **attributes: Any) -> str:
     """The kind of an exception of the class, which the installed version may lack."""
-    cls = type(name, (Exception,), {"__module__": "durable_workflow.errors", **attributes})
-    return adapter.rule(cls).kind(cls()).value
+    cls = type(name, (Exception,), {"__module__": "durable_workflow.errors"})
+    exc = cls()
+    vars(exc).update(attributes)
+    return adapter.rule(cls).kind(exc).value
 
 
 @pytest.mark.parametrize(

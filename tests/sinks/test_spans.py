@@ -21,6 +21,7 @@ trace.set_tracer_provider(provider)
 tracer = trace.get_tracer("app")
 
 def spans():
+    inside.settle()  # spans of our own are made in a thread of ours
     return {
         span.name: [
             {"name": event.name, **event.attributes} for event in span.events
@@ -119,7 +120,6 @@ def test_without_a_current_span_the_event_gets_a_span_of_its_own() -> None:
 def test_an_unsampled_trace_counts_without_an_event_or_an_exemplar() -> None:
     found = children.report("""
         import flyte.errors, inside
-        from prometheus_client import REGISTRY
         from opentelemetry import trace
         from opentelemetry.sdk.trace import TracerProvider, sampling
         from opentelemetry.sdk.trace.export import SimpleSpanProcessor
@@ -133,7 +133,8 @@ def test_an_unsampled_trace_counts_without_an_event_or_an_exemplar() -> None:
                 raise flyte.errors.OOMError("OOM", "m")
             except Exception:
                 pass
-        exemplars = [s.exemplar for m in REGISTRY.collect() for s in m.samples if s.exemplar]
+        exemplars = inside.exemplars()
+        inside.settle()
         inside.report([len(memory.get_finished_spans()), exemplars, inside.failures()])
     """)
     assert found == [0, [], {"flyte.errors.OOMError|user|w": 1}]
@@ -141,17 +142,15 @@ def test_an_unsampled_trace_counts_without_an_event_or_an_exemplar() -> None:
 
 def test_a_sampled_trace_is_the_exemplar() -> None:
     spans = program("""
-        from prometheus_client import REGISTRY
         with tracer.start_as_current_span("work") as span:
             try:
                 raise flyte.errors.OOMError("OOM", "m")
             except Exception:
                 pass
             context = span.get_span_context()
-        exemplars = [s.exemplar for m in REGISTRY.collect() for s in m.samples if s.exemplar]
-        (exemplar,) = exemplars
+        (exemplar,) = inside.exemplars()
         wanted = {"trace_id": f"{context.trace_id:032x}", "span_id": f"{context.span_id:016x}"}
-        inside.report(exemplar.labels == wanted)
+        inside.report(exemplar == wanted)
     """)
     assert spans is True
 
@@ -198,47 +197,108 @@ def test_attributes_are_bounded() -> None:
     assert len(event["faultlens.code"]) == 64
 
 
-def test_a_broken_str_reaches_neither_the_event_nor_the_host() -> None:
+def test_a_str_of_the_users_is_not_called_and_the_message_is_made_from_args() -> None:
     found = program("""
         class Broken(flyte.errors.RuntimeUserError):
             def __str__(self):
+                called.append(1)
                 raise SystemExit("no text")
+        called = []
         error = Broken("B", "m")
         try:
             raise error
         except Exception as caught:
             same = caught is error
-        inside.report([same, spans(), inside.failures()])
+        failures = inside.failures()
+        inside.report([same, called, spans(), failures])
     """)
-    same, spans, failures = found
+    same, called, spans, failures = found
     assert same
+    assert called == []
     (event,) = spans["exception"]
-    assert "exception.message" not in event
+    assert event["exception.message"] == "m"
     assert event["exception.type"] == "__main__.Broken"
     assert failures == {"__main__.Broken|user|w": 1}
 
 
-def test_a_span_processor_that_raises_costs_the_event_and_nothing_else() -> None:
-    found = children.report("""
+@pytest.mark.parametrize("step", ["on_start", "on_end"])
+def test_a_span_processor_that_raises_costs_the_event_and_nothing_else(step: str) -> None:
+    found = children.report(
+        """
+        import sys
         import flyte.errors, inside
         from opentelemetry import trace
         from opentelemetry.sdk.trace import TracerProvider, SpanProcessor
-        class Broken(SpanProcessor):
-            def on_end(self, span):
-                raise RuntimeError("exporter is down")
+        def broken(*args, **kwargs):
+            raise RuntimeError("exporter is down")
+        Broken = type("Broken", (SpanProcessor,), {sys.argv[1]: broken})
         provider = TracerProvider()
         provider.add_span_processor(Broken())
         trace.set_tracer_provider(provider)
         inside.expect_dropped()
-        error = flyte.errors.OOMError("OOM", "m")
         for _ in range(3):
             try:
                 raise flyte.errors.OOMError("OOM", "m")
             except flyte.errors.OOMError:
                 pass
+        inside.settle()
         inside.report([inside.failures(), inside.dropped()])
-    """)
+        """,
+        step,
+    )
     assert found == [{"flyte.errors.OOMError|user|w": 3}, {"span_error": 3}]
+
+
+def test_a_span_processor_never_runs_inside_a_raise() -> None:
+    """Here it would wait for ever."""
+    spans = program("""
+        import threading
+        from opentelemetry.sdk.trace import SpanProcessor
+        class Slow(SpanProcessor):
+            def on_start(self, span, parent_context=None):
+                go_on.wait()
+            def on_end(self, span):
+                go_on.wait()
+        go_on = threading.Event()
+        provider.add_span_processor(Slow())
+        for _ in range(3):
+            try:
+                raise flyte.errors.OOMError("OOM", "m")
+            except flyte.errors.OOMError:
+                pass
+        go_on.set()
+        inside.settle()
+        inside.report([len(span.events) for span in memory.get_finished_spans()])
+    """)
+    assert spans == [1, 1, 1]
+
+
+def test_a_span_of_our_own_is_of_the_moment_of_the_raise_and_has_the_trace_it_was_raised_in() -> (
+    None
+):
+    """Though it is made later."""
+    found = program("""
+        import time
+        from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, use_span
+        remote = SpanContext(0xABC, 0xDEF, True, TraceFlags(TraceFlags.SAMPLED))
+        with use_span(NonRecordingSpan(remote)):
+            before = time.time_ns()
+            try:
+                raise flyte.errors.OOMError("OOM", "m")
+            except flyte.errors.OOMError:
+                after = time.time_ns()
+        inside.until(memory.get_finished_spans)
+        inside.settle()
+        (span,) = memory.get_finished_spans()
+        (event,) = span.events
+        us = 1000
+        inside.report([
+            before - us <= span.start_time <= span.end_time <= after + us,
+            before - us <= event.timestamp <= after + us,
+            span.context.trace_id == 0xABC, span.parent.span_id == 0xDEF,
+        ])
+    """)
+    assert found == [True] * 4
 
 
 def test_without_opentelemetry_in_the_program_it_is_not_imported() -> None:
@@ -278,6 +338,26 @@ def test_the_api_without_a_provider_is_no_reason_to_fail() -> None:
                     pass
             inside.report(inside.failures())
         """) == {"flyte.errors.OOMError|user|w": 1}
+
+
+@pytest.mark.parametrize("first", ["flyte.errors", "the provider"])
+def test_the_failure_that_ends_the_program_reaches_the_program_s_provider(first: str) -> None:
+    """Which ends at exit, too."""
+    provider = """
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter
+provider = TracerProvider()
+provider.add_span_processor(BatchSpanProcessor(ConsoleSpanExporter()))
+trace.set_tracer_provider(provider)
+"""
+    sdk = "import flyte.errors\n"
+    start = sdk + provider if first == "flyte.errors" else provider + sdk
+    done = children.run(
+        f"{start}\nraise flyte.errors.OOMError('OOM', 'm')", env=PATIENT, check=False
+    )
+    assert done.returncode == 1
+    assert done.stdout.count('"exception.type": "flyte.errors.OOMError"') == 1
 
 
 OWN_PROVIDER = """

@@ -1,87 +1,73 @@
-"""Counts as Prometheus metric families: the names, the labels and the help texts."""
+"""Counts as Prometheus metric families, and the page that a scraper gets.
+
+The one module that needs prometheus_client; it is imported when the metrics are first read.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 
-from prometheus_client import Metric
-from prometheus_client.core import CounterMetricFamily, Exemplar, GaugeMetricFamily
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, Exemplar, GaugeMetricFamily, Metric
+from prometheus_client.exposition import choose_encoder
 
-from faultlens.counts import CODES, DROPPED, FAILURES, SUPPRESSED, Counts
+from faultlens import series
+from faultlens.exposition.layout import Count
+from faultlens.exposition.ledgers import Reading
+from faultlens.series import FAILURES, LAST_FAILURE, Labels
 
-__all__ = ["Collector", "families"]
-
-_SERIES = ("class", "kind", "worker")
-
-# For each counter what it counts, and where in a `Series` each of its labels comes from.
-_COUNTERS: Mapping[str, tuple[str, Mapping[str, str]]] = {
-    FAILURES: (
-        "Failures, each once, by SDK exception class, whose fault it was and who ran it. "
-        "Page the platform team for kind=system.",
-        {"class": "type", "kind": "kind", "worker": "worker"},
-    ),
-    SUPPRESSED: (
-        "Raised SDK exceptions that are no new failure, and the reason why.",
-        {"class": "type", "kind": "kind", "worker": "worker", "reason": "detail"},
-    ),
-    CODES: (
-        "Failures by the code their exception carries.",
-        {"class": "type", "code": "detail"},
-    ),
-    DROPPED: (
-        "What faultlens could not record as it should; above 0, look at the reason.",
-        {"reason": "detail"},
-    ),
-}
+__all__ = ["Collector", "page"]
 
 
 class Collector:
     """Gives counts to a `prometheus_client.CollectorRegistry`.
 
-    read: the counts as they are now.
+    read: the counts as they are now; None if there are none.
     info: labels of ``faultlens_info``.
     """
 
-    def __init__(self, read: Callable[[], Counts], info: Callable[[], Mapping[str, str]]) -> None:
+    def __init__(
+        self, read: Callable[[], Reading | None], info: Callable[[], Mapping[str, str]]
+    ) -> None:
         self._read = read
         self._info = info
 
     def describe(self) -> list[Metric]:
-        """The metrics without samples: what a registry checks for names that are taken."""
-        return list(families({}, {}))
+        """The metrics without samples: a registry checks whether the names are taken."""
+        return list(_families({}, {}))
 
     def collect(self) -> Iterator[Metric]:
         """The metrics with the counts as they are now."""
-        return families(self._read(), self._info())
+        reading = self._read()
+        if reading is None:
+            return _families({}, {})
+        return _families(series.totals(reading.counts, reading.expected), self._info())
 
 
-def families(counts: Counts, info: Mapping[str, str]) -> Iterator[Metric]:
-    """The metrics; without `counts` their names alone, which a registry checks for being taken.
+def page(collector: Collector, accept: str) -> tuple[str, bytes]:
+    """Content type and body of ``/metrics``.
 
-    info: labels of ``faultlens_info``.
+    accept: the formats that the scraper takes, as it says in its header.
     """
-    counters = {
-        name: CounterMetricFamily(f"faultlens_{name}", text, labels=tuple(labels))
-        for name, (text, labels) in _COUNTERS.items()
-    }
-    last = GaugeMetricFamily(
-        "faultlens_last_failure_timestamp_seconds",
-        "When the last such failure was, in seconds since 1970.",
-        labels=_SERIES,
-    )
-    for series, count in sorted(counts.items(), key=lambda item: item[0]):
-        labels = {
-            label: getattr(series, field) for label, field in _COUNTERS[series.metric][1].items()
-        }
-        exemplar = None
-        if series.metric == FAILURES:
-            if count.trace is not None:
-                trace_id, span_id, moment = count.trace
-                exemplar = Exemplar({"trace_id": trace_id, "span_id": span_id}, 1.0, moment)
-            if count.last is not None:
-                last.add_metric(tuple(labels.values()), count.last)
-        _add(counters[series.metric], labels, count.number, count.born, exemplar)
-    yield from counters.values()
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(collector)
+    generate, content_type = choose_encoder(accept)
+    return content_type, generate(registry)
+
+
+def _families(
+    totals: Mapping[str, Mapping[Labels, Count]], info: Mapping[str, str]
+) -> Iterator[Metric]:
+    for name, text, labels in series.COUNTERS:
+        family = CounterMetricFamily(f"faultlens_{name}", text, labels=labels)
+        for values, count in sorted(totals.get(name, {}).items()):
+            _add(family, dict(zip(labels, values, strict=True)), count, name == FAILURES)
+        yield family
+    name, text, labels = LAST_FAILURE
+    last = GaugeMetricFamily(f"faultlens_{name}", text, labels=labels)
+    for values, count in sorted(totals.get(FAILURES, {}).items()):
+        if count.last:
+            last.add_metric(values, count.last)
     yield last
     about = GaugeMetricFamily("faultlens_info", "What runs here; always 1.", labels=tuple(info))
     if info:
@@ -90,13 +76,13 @@ def families(counts: Counts, info: Mapping[str, str]) -> Iterator[Metric]:
 
 
 def _add(
-    family: CounterMetricFamily,
-    labels: Mapping[str, str],
-    number: int,
-    created: float | None,
-    exemplar: Exemplar | None,
+    family: CounterMetricFamily, labels: Mapping[str, str], count: Count, with_exemplar: bool
 ) -> None:
     # Not family.add_metric, which took an exemplar in late versions of prometheus_client only.
-    family.add_sample(f"{family.name}_total", dict(labels), number, exemplar=exemplar)
-    if created is not None:
-        family.add_sample(f"{family.name}_created", dict(labels), created)
+    exemplar = None
+    if with_exemplar and count.trace is not None:
+        trace_id, span_id, moment = count.trace
+        exemplar = Exemplar({"trace_id": trace_id, "span_id": span_id}, 1.0, moment)
+    family.add_sample(f"{family.name}_total", dict(labels), count.number, exemplar=exemplar)
+    if count.born:
+        family.add_sample(f"{family.name}_created", dict(labels), count.born)

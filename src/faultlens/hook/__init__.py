@@ -23,12 +23,17 @@ from faultlens.hook.settrace import Settrace
 
 __all__ = ["Hook", "RaiseHandler"]
 
-RaiseHandler = Callable[[BaseException, "FrameType | None"], "BaseException | None"]
-"""Gets an SDK exception when it is first raised, and the raising frame (None if it is gone).
+RaiseHandler = Callable[[BaseException, "FrameType | None", list[bool]], None]
+"""Gets an SDK exception when it is first raised, the raising frame (None if it is gone), and a
+list whose only item it sets to True in the step that counts.
 
-Runs in the raising thread. What it raises never reaches the host; see `Hook` for what happens then.
-What it returns does: an exception that a signal handler of the host's raised after the record.
+Runs in the raising thread. What it raises never reaches the host, unless a signal handler of the
+host's raised it.
 """
+
+
+def _nothing(cls: type[BaseException]) -> None:
+    """A new class is of no interest."""
 
 
 class Mechanism(Protocol):
@@ -37,7 +42,7 @@ class Mechanism(Protocol):
     name: str
 
     @property
-    def finalizer(self) -> births.Finalizer | None:
+    def finalizer(self) -> Callable[[BaseException], None] | None:
         """Called when a watched exception is about to be freed, if the mechanism needs to know."""
         ...
 
@@ -61,20 +66,27 @@ class Mechanism(Protocol):
 class Hook:
     """Calls `handler` once for each SDK exception that is raised, however often and wherever.
 
-    handler: must raise only if it has recorded nothing. At the recursion limit, out of memory or
-        when a signal interrupts it, it is tried again in the next frame that the exception unwinds.
+    handler: if it raises before it has counted, at the recursion limit, out of memory or because a
+        signal interrupts it, it is tried again in the next frame that the exception unwinds.
     dropped: called with a short reason for each exception that could not be handled, and with the
         error that prevented it, if one did.
+    defined: called with each new subclass of a watched class.
     """
 
     def __init__(
-        self, handler: RaiseHandler, dropped: Callable[[str, BaseException | None], None]
+        self,
+        handler: RaiseHandler,
+        dropped: Callable[[str, BaseException | None], None],
+        defined: Callable[[type[BaseException]], None] = _nothing,
     ) -> None:
         self._handler = handler
         self._dropped = dropped
+        self._defined = defined
         self._roots: list[type[BaseException]] = []
         self._pending: Pending = {}
         self._deferred: list[BaseException] = []
+        self._untold: list[str] = []
+        """Reasons of drops that there was no room to tell, at the recursion limit say."""
         # Reachable when module globals are gone, at exit.
         self._recording = _recording
         self._get_ident = threading.get_ident
@@ -93,7 +105,7 @@ class Hook:
         if mechanism is None:
             mechanism = self._mechanism = self._start()
         for root in roots:
-            births.cover(root, self._born, mechanism.finalizer)
+            births.cover(root, births.Watch(self._born, mechanism.finalizer, self._defined))
             self._roots.append(root)
 
     def poll(self) -> None:
@@ -101,6 +113,9 @@ class Hook:
         if self._mechanism is not None:
             self._mechanism.poll()
         self._catch_up()
+        untold, self._untold = self._untold, []
+        for reason in untold:
+            self._drop(reason, None)
 
     def report(self, handle: Callable[[], None]) -> None:
         """Run `handle`, which records what is no raise, guarded as the handler is."""
@@ -158,19 +173,21 @@ class Hook:
             self._deferred.append(exc)
             return True
         outcome: BaseException | bool = True
+        counted = [False]
         self._recording.add(thread)
         try:
-            interruption = self._handler(exc, frame)
-            if interruption is not None:
-                outcome = interruption
+            self._handler(exc, frame, counted)
         except (RecursionError, MemoryError) as error:
-            if frame is not None:
+            if not counted[0] and frame is not None:
                 return False
             self._drop("internal_error", error)
         except BaseException as error:
-            if self._of_a_signal(error):
+            if not self._of_a_signal(error):
+                self._drop("internal_error", error)
+            elif counted[0]:
+                outcome = error
+            else:
                 raise
-            self._drop("internal_error", error)
         finally:
             self._recording.discard(thread)
         if self._deferred and frame is not None:
@@ -197,7 +214,7 @@ class Hook:
         try:
             self._dropped(reason, error)
         except (RecursionError, MemoryError):
-            pass
+            self._untold.append(reason)  # `poll` tells
         except BaseException as failure:  # of the host's logging, perhaps
             if self._of_a_signal(failure):
                 raise

@@ -9,12 +9,21 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterator
 from types import FrameType, FunctionType
-from typing import Any
+from typing import Any, NamedTuple
 
 from faultlens import guard
 
-Born = Callable[[BaseException], None]
-Finalizer = Callable[[BaseException], None]
+
+class Watch(NamedTuple):
+    """What is called for the watched classes."""
+
+    born: Callable[[BaseException], None]
+    """With each new instance."""
+    finalizer: Callable[[BaseException], None] | None
+    """With each instance that is about to be freed, if given."""
+    defined: Callable[[type[BaseException]], None]
+    """With each subclass, existing and to come."""
+
 
 _vars_of = type.__dict__["__dict__"].__get__  # past a metaclass of the user's
 
@@ -25,10 +34,12 @@ class Birth(weakref.ref[BaseException]):
     Its attributes are set by the mechanism that makes it: an ``__init__`` would double the cost.
     """
 
-    __slots__ = ("key", "thread")
+    __slots__ = ("key", "number", "thread")
 
     key: int
     """The exception's id."""
+    number: int
+    """The later it was constructed, the larger; if the mechanism needs to know."""
     thread: int
     """Where it was constructed, if the mechanism needs to know."""
 
@@ -51,17 +62,14 @@ the garbage collector and signal handlers in the middle of another.
 """
 
 
-def cover(root: type[BaseException], born: Born, finalizer: Finalizer | None) -> None:
-    """Call `born` with each new instance of `root` and of its subclasses, existing and to come.
-
-    finalizer: the classes' ``__del__``, if given.
-    """
-    _patch(root, "__new__", _new(root, born))
-    _patch(root, "__init_subclass__", _init_subclass(root, born, finalizer))
-    if finalizer is not None:
-        _patch(root, "__del__", _del(root, finalizer))
+def cover(root: type[BaseException], watch: Watch) -> None:
+    """Watch `root` and its subclasses, existing and to come."""
+    _patch(root, "__new__", _new(root, watch))
+    _patch(root, "__init_subclass__", _init_subclass(root, watch))
+    if watch.finalizer is not None:
+        _patch(root, "__del__", _del(root, watch.finalizer))
     for cls in _subclasses(root):
-        _cover_subclass(cls, born, finalizer)
+        _cover_subclass(cls, watch)
 
 
 def uncover(root: type[BaseException]) -> None:
@@ -71,7 +79,7 @@ def uncover(root: type[BaseException]) -> None:
             _unpatch(cls, name)
 
 
-def _cover_subclass(cls: type, born: Born, finalizer: Finalizer | None) -> None:
+def _cover_subclass(cls: type, watch: Watch) -> None:
     """Cover what a class of the user's keeps from reaching its root.
 
     ``class E(ValueError, RuntimeUserError)`` finds ValueError's ``__new__`` first, and methods of
@@ -82,15 +90,16 @@ def _cover_subclass(cls: type, born: Born, finalizer: Finalizer | None) -> None:
         _vars_of(base)["__new__"] for base in guard.mro(cls) if "__new__" in _vars_of(base)
     )
     if not _ours(constructor):
-        _patch(cls, "__new__", _new(cls, born))
+        _patch(cls, "__new__", _new(cls, watch))
     if "__init_subclass__" in own:
-        _patch(cls, "__init_subclass__", _init_subclass(cls, born, finalizer))
-    if "__del__" in own and finalizer is not None:
-        _patch(cls, "__del__", _del(cls, finalizer))
+        _patch(cls, "__init_subclass__", _init_subclass(cls, watch))
+    if "__del__" in own and watch.finalizer is not None:
+        _patch(cls, "__del__", _del(cls, watch.finalizer))
+    watch.defined(cls)
 
 
-def _new(cls: type, born: Born) -> staticmethod[..., Any]:
-    original = _vars_of(cls).get("__new__")
+def _new(cls: type, watch: Watch) -> staticmethod[..., Any]:
+    born, original = watch.born, _vars_of(cls).get("__new__")
     if original is None:
 
         def __new__(subclass: Any, /, *args: Any, **kwargs: Any) -> Any:
@@ -115,9 +124,7 @@ def _new(cls: type, born: Born) -> staticmethod[..., Any]:
     return staticmethod(__new__)
 
 
-def _init_subclass(
-    cls: type, born: Born, finalizer: Finalizer | None
-) -> classmethod[Any, ..., None]:
+def _init_subclass(cls: type, watch: Watch) -> classmethod[Any, ..., None]:
     original = _vars_of(cls).get("__init_subclass__")
 
     def __init_subclass__(subclass: Any, /, **kwargs: Any) -> None:
@@ -126,14 +133,14 @@ def _init_subclass(
         else:
             original.__get__(None, subclass)(**kwargs)
         try:
-            _cover_subclass(subclass, born, finalizer)
+            _cover_subclass(subclass, watch)
         except Exception:
             pass  # a class that cannot be covered is still the host's class
 
     return classmethod(__init_subclass__)
 
 
-def _del(cls: type, finalizer: Finalizer) -> FunctionType:
+def _del(cls: type, finalizer: Callable[[BaseException], None]) -> FunctionType:
     original = _vars_of(cls).get("__del__")
 
     def __del__(self: Any) -> None:

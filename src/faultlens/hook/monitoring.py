@@ -9,6 +9,10 @@ each thread (0.9 ms with 30 threads of 15 frames), and under the JIT it discards
 The interpreter reports no raises of a thread while a callback runs in it. An SDK exception that a
 signal handler or finalizer raises there is found by its traceback when the callback ends, or, if it
 has died by then, counted as dropped.
+
+A switch walks the frames of every thread. In a process that C code forked, the interpreter still
+lists the parent's threads, whose stacks new threads overwrite: a switch would crash there (3.12,
+3.13). So the event stays on in such a process.
 """
 
 from __future__ import annotations
@@ -17,11 +21,11 @@ import sys
 import threading
 from collections.abc import Callable
 from functools import partial
-from types import CodeType, FrameType
+from itertools import count
+from types import CodeType
 from typing import Any
 
-import faultlens
-from faultlens import guard
+from faultlens import guard, interpreter
 from faultlens.hook.births import Birth, Pending, Raised
 
 # Not 0, 1 and 2, which CPython's documentation gives to debuggers, coverage and profilers. 5 first,
@@ -57,6 +61,9 @@ class Monitoring:
         self._on: Callable[[], Any] = _nothing
         self._off: Callable[[], Any] = _nothing
         self._is_on = False
+        self._numbers = count()
+        self._last_number = -1
+        """That of the exception reported last."""
         self._last = 0
         """The id of the exception reported last, which is raised again in each frame it unwinds."""
         self._foreign = 0
@@ -69,7 +76,6 @@ class Monitoring:
         self._dies_unrecorded = self._died_unrecorded
         self._callback = self._on_raise
         self._callback_code = self._on_raise.__code__
-        self._package = faultlens.__path__[0]
 
     def start(self) -> bool:
         if sys.version_info < (3, 12):
@@ -89,7 +95,8 @@ class Monitoring:
 
     def stop(self) -> None:
         if sys.version_info >= (3, 12) and self._tool is not None:
-            self._off()
+            if not interpreter.forked_by_c_code():
+                self._off()
             self._on = self._off = _nothing
             self._is_on = False
             sys.monitoring.register_callback(self._tool, sys.monitoring.events.RAISE, None)
@@ -101,6 +108,7 @@ class Monitoring:
         birth = Birth(exc, self._dies)
         birth.key = key
         birth.thread = self._get_ident()
+        birth.number = next(self._numbers)
         self._pending[key] = birth
         # After the exception is pending, and the flag after the switch: see `_on_raise`.
         if not self._is_on:
@@ -114,8 +122,10 @@ class Monitoring:
         # Foreign exceptions come here too: nothing before this test.
         # No id stands for an object that is gone: `_died` takes it out before it can be given anew.
         key = id(exc)
-        if self._pending.pop(key, None) is not None:
+        reported = self._pending.pop(key, None)
+        if reported is not None:
             self._last = key
+            self._last_number = reported.number
             self._foreign = 0
             outcome: BaseException | bool = False
             try:
@@ -125,7 +135,8 @@ class Monitoring:
             finally:
                 if outcome is False:
                     birth = Birth(exc, self._dies_unrecorded)
-                    birth.key, birth.thread = key, self._get_ident()
+                    birth.key, birth.thread = key, reported.thread
+                    birth.number = reported.number
                     self._pending[key] = birth
             if isinstance(outcome, BaseException):
                 raise outcome
@@ -133,12 +144,15 @@ class Monitoring:
                 self._report_unseen()
         elif key != self._last:
             self._foreign += 1
-            # The test and what follows are one step, which needs no lock: threads, signal handlers
-            # and finalizers take turns at calls and jumps. `expect` first makes its exception
-            # pending and then looks at the flag, so either this test sees it or it switches on.
-            if self._foreign >= FOREIGN_LIMIT and not self._pending:
-                self._is_on = False
-                self._off()
+            if self._foreign >= FOREIGN_LIMIT:
+                self._foreign = 0
+                # The last test and what follows are one step, which needs no lock: threads, signal
+                # handlers and finalizers take turns at calls and jumps. `expect` first makes its
+                # exception pending and then looks at the flag, so either this test sees it or it
+                # switches on.
+                if not interpreter.forked_by_c_code() and not self._pending:
+                    self._is_on = False
+                    self._off()
 
     def _report_unseen(self) -> None:
         """Report what was raised in this thread while this callback ran."""
@@ -146,7 +160,7 @@ class Monitoring:
             thread = self._get_ident()
             for birth in list(self._pending.values()):
                 exc = birth() if birth.thread == thread else None
-                if exc is not None and guard.traceback_of(exc) is not None:
+                if exc is not None and guard.was_raised(exc):
                     self._pending.pop(birth.key, None)
                     self._raised(exc, None)
         except (RecursionError, MemoryError):
@@ -155,26 +169,27 @@ class Monitoring:
     def _died(self, birth: Birth) -> None:
         if self._pending.get(birth.key) is birth:
             self._pending.pop(birth.key, None)
-            if self._within_callback():
+            if self._may_be_unseen(birth):
                 self._lost("reentrant")
 
     def _died_unrecorded(self, birth: Birth) -> None:
         if self._pending.pop(birth.key, None) is not None:
             self._lost("internal_error")
 
-    def _within_callback(self) -> bool:
-        """Whether this is code that interrupts our callback in this thread.
+    def _may_be_unseen(self, birth: Birth) -> bool:
+        """Whether it died in code that interrupts our callback in this thread, and was made there.
 
-        If the garbage collector frees an exception there, our own code is the caller.
+        The garbage collector may free an older one there, which was never raised.
         """
-        frame: FrameType | None = self._getframe(2)
-        if frame is None or frame.f_code.co_filename.startswith(self._package):
-            return False
+        frame = self._getframe(1).f_back  # None when module globals are cleared, at exit
         for _ in range(_STACK_LIMIT):
             if frame is None:
                 return False
             if frame.f_code is self._callback_code:
-                return True
+                found = frame.f_locals
+                reported = found.get("reported") or self._pending.get(id(found.get("exc")))
+                # For a foreign exception the last one of ours is as near as can be told.
+                return birth.number > (reported.number if reported else self._last_number)
             frame = frame.f_back
         return False
 

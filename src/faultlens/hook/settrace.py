@@ -14,8 +14,10 @@ stack and the span of such a raise are lost. An exception that loses its traceba
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
+import weakref
 from types import FrameType
 from typing import Any
 
@@ -42,6 +44,7 @@ class Settrace:
         self._settrace = sys.settrace
 
     def start(self) -> bool:
+        _started.add(self)
         return True
 
     def stop(self) -> None:
@@ -65,13 +68,20 @@ class Settrace:
     def poll(self) -> None:
         for birth in list(self._pending.values()):
             exc = birth()
-            if exc is not None and guard.traceback_of(exc) is not None:
+            if exc is not None and guard.was_raised(exc):
                 self.finalizer(exc)
+
+    def forget_the_parents(self) -> None:
+        """In a forked child: what was raised before the fork is for the parent to report."""
+        for birth in list(self._pending.values()):
+            exc = birth()
+            if exc is not None and guard.was_raised(exc):
+                self._pending.pop(birth.key, None)
 
     def finalizer(self, exc: BaseException) -> None:
         """Report `exc` if it was raised and nobody saw it: when it is freed, and from `poll`."""
         try:
-            if self._pending.pop(id(exc), None) is not None and guard.traceback_of(exc) is not None:
+            if self._pending.pop(id(exc), None) is not None and guard.was_raised(exc):
                 self._raised(exc, None)
         except Exception:
             pass  # at interpreter exit anything may be gone
@@ -94,6 +104,10 @@ class _Tracer:
 
     def _on_call(self, frame: FrameType, event: str, arg: Any) -> Any:
         """The thread's trace function: a function is called, or a generator resumed."""
+        if frame.f_code.co_name == "__init__" and self.budget > 0:
+            # The exception's own, most often. What is raised there is seen in the caller.
+            self.budget -= 1
+            return None
         if self._done():
             self.leave(frame.f_back)
             return None
@@ -176,3 +190,15 @@ class _Thread(threading.local):
 
     def __init__(self, pending: Pending, raised: Raised) -> None:
         self.tracer = _Tracer(pending, raised)
+
+
+_started: weakref.WeakSet[Settrace] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for mechanism in list(_started):
+        mechanism.forget_the_parents()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -11,20 +11,20 @@ import importlib
 import inspect
 import logging
 import re
+import weakref
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
-from importlib import metadata
+from functools import cached_property, lru_cache
 from types import FrameType, ModuleType
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 from faultlens import guard
 from faultlens.failure import Failure, Kind, Role
 from faultlens.identity import IdentityMap
+from faultlens.sdks.processes import came_back
 from faultlens.settings import WORKER_LIMIT
 
 __all__ = [
     "ANY_KIND",
-    "ERRORS_MODULES",
     "SYSTEM",
     "UNKNOWN",
     "USER",
@@ -33,15 +33,13 @@ __all__ = [
     "Rule",
     "Sdk",
     "Verdict",
-    "adapter_for",
     "replace",
 ]
 
 _log = logging.getLogger("faultlens")
 
-ERRORS_MODULES = ("flyte.errors", "durable_workflow.errors")
-"""The modules whose import brings an SDK in."""
-
+KNOWN_LIMIT = 4096
+"""How many classes are remembered with what depends on them alone."""
 CODE_LIMIT = 64
 CONTEXT_LIMIT = 256
 """The longest code and context value, in characters."""
@@ -49,8 +47,7 @@ CAUSE_LIMIT = 32
 """How many links of a chain of causes are followed."""
 
 
-@dataclass(frozen=True, slots=True)
-class Rule:
+class Rule(NamedTuple):
     """How the kind of a class's exceptions is decided."""
 
     kinds: tuple[Kind, ...]
@@ -64,8 +61,7 @@ class Rule:
         return self.kinds[0] if self.decide is None else self.decide(exc)
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(NamedTuple):
     """What a raised exception is to the failure behind it."""
 
     role: Role
@@ -73,6 +69,9 @@ class Verdict:
     """The reason in words, for the debug log."""
     carries: str | None = None
     """The class of what a carrier brings on, if it is known."""
+
+
+_FIRST_SIGHT = Verdict(Role.ORIGIN, "the first sight of it")
 
 
 class Recorder(Protocol):
@@ -94,8 +93,7 @@ class Recorder(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class PrivateHook:
+class PrivateHook(NamedTuple):
     """A function of an SDK that is not of its public interface, and that an adapter hooks."""
 
     module: str
@@ -112,7 +110,7 @@ class PrivateHook:
         """The function in `module`; None if it is not there or takes other arguments."""
         found: Any = module
         for part in self.name.split("."):
-            found = guard.attribute(found, part)
+            found = getattr(found, part, None)
         try:
             names = tuple(inspect.signature(found).parameters)
         except (TypeError, ValueError):
@@ -128,12 +126,18 @@ ANY_KIND = (Kind.USER, Kind.SYSTEM, Kind.UNKNOWN)
 _NO_WORKER = re.compile(r"user|system|unknown|none|worker-\d+|py-worker-[0-9a-f]{8}", re.IGNORECASE)
 
 
-# The causes that pools put on an exception which they bring back: from a process, an interpreter.
-_REMOTE_CAUSES = (
-    "concurrent.futures.process._RemoteTraceback",
-    "multiprocessing.pool.RemoteTraceback",
-    "concurrent.interpreters.ExecutionFailed",
-)
+class _Known(NamedTuple):
+    """What depends on an exception's class alone, worked out once for each class."""
+
+    name: str
+    names: tuple[str, ...]
+    """The short names of the SDK's classes among its bases and itself, the nearest first."""
+    rule: Rule
+    kind: Kind | None
+    """None if `rule` decides it for each exception."""
+    configured: Verdict | None
+    cls: Callable[[], type | None]
+    """A weak reference: a user's classes come and go, and their ids are given anew."""
 
 
 class Sdk:
@@ -142,9 +146,11 @@ class Sdk:
     errors: the SDK's errors module, as imported. Its classes are found by walking it, since they
         differ from version to version.
     overrides: the user's kinds by full class name; each holds for the subclasses too.
-    suppress: full names of the classes that the user does not count; likewise.
+    suppress: full names of the classes that the user does not count, with their subclasses.
     seen: the SDK exceptions that were raised so far, those of the other SDKs too.
     shared: whether the processes and interpreters that this one starts count in the same store.
+    worker: the name that the user chose for the process, or empty.
+    fallback_worker: the name where neither the exception nor the SDK has one.
     """
 
     package: ClassVar[str]
@@ -162,20 +168,34 @@ class Sdk:
         suppress: Collection[str] = (),
         seen: IdentityMap[Failure] | None = None,
         shared: bool = False,
+        worker: str = "",
+        fallback_worker: str = "",
     ) -> None:
-        self.classes: dict[str, type[BaseException]] = {
-            guard.class_name(value): value
+        self.classes: dict[str, type[BaseException]] = {}
+        """The SDK's exceptions by full name."""
+        self.learn(errors)
+        self.overrides = dict(overrides or {})
+        self.suppress = frozenset(suppress)
+        self.shared = shared
+        self.worker = worker
+        self.fallback_worker = fallback_worker
+        self.seen = seen if seen is not None else IdentityMap[Failure]()
+        self._warned: set[PrivateHook] = set()
+        self._known: dict[int, _Known] = {}  # by id: a metaclass of the user's may break hashing
+
+    def learn(self, errors: ModuleType) -> None:
+        """Know the classes of the errors module, which the program may have imported anew.
+
+        The earlier classes have the same names, and may still be raised.
+        """
+        self.errors: Any = errors
+        self.classes.update(
+            (guard.class_name(value), value)
             for value in vars(errors).values()
             if isinstance(value, type)
             and issubclass(value, BaseException)
             and value.__module__ == errors.__name__
-        }
-        self.overrides = dict(overrides or {})
-        self.suppress = frozenset(suppress)
-        self.shared = shared
-        self.seen = seen if seen is not None else IdentityMap[Failure]()
-        # By id, which stays theirs: `classes` holds them. A user's subclasses come and go.
-        self._known = {id(cls): (name, self._find_rule(cls)) for name, cls in self.classes.items()}
+        )
 
     @property
     def roots(self) -> list[type[BaseException]]:
@@ -183,9 +203,11 @@ class Sdk:
         declared = set(self.classes.values())
         return [cls for cls in declared if not declared.intersection(guard.mro(cls)[1:])]
 
-    @property
+    @cached_property
     def version(self) -> str:
         """The installed version, or ``unknown``."""
+        from importlib import metadata  # it is slow to import
+
         try:
             return metadata.version(self.distribution)
         except metadata.PackageNotFoundError:
@@ -193,10 +215,24 @@ class Sdk:
 
     def rule(self, cls: type) -> Rule:
         """The rule for a class: the user's, else the SDK's; of the nearest base that has one."""
-        return self._name_and_rule(cls)[1]
+        return self._look_up(cls).rule
 
-    def _name_and_rule(self, cls: type) -> tuple[str, Rule]:
-        return self._known.get(id(cls)) or (guard.class_name(cls), self._find_rule(cls))
+    def _look_up(self, cls: type) -> _Known:
+        known = self._known.get(id(cls))
+        if known is None or known.cls() is not cls:
+            rule = self._find_rule(cls)
+            kind = rule.kinds[0] if rule.decide is None else None
+            names = tuple(guard.short_name(base) for base in guard.mro(cls) if self._has(base))
+            name, configured = guard.class_name(cls), self._configured(cls)
+            known = _Known(name, names, rule, kind, configured, weakref.ref(cls))
+            if len(self._known) >= KNOWN_LIMIT:
+                self._known = {}
+            self._known[id(cls)] = known
+        return known
+
+    def _has(self, cls: type) -> bool:
+        """Whether a class is one that the SDK declares."""
+        return guard.class_name(cls) in self.classes
 
     def _find_rule(self, cls: type) -> Rule:
         if self.overrides:
@@ -207,75 +243,73 @@ class Sdk:
         return self.own_rule(cls)
 
     def describe(
-        self, exc: BaseException, frame: FrameType | None, worker: str, fallback_worker: str
+        self, exc: BaseException, frame: FrameType | None, with_context: bool = True
     ) -> Failure:
-        """The record of one raised exception. Reads `exc` only behind guards.
+        """The record of one raised exception. Runs no code of the host's.
 
         frame: the raising frame; None if it is gone.
-        worker: the name that the user chose for the process, or empty.
-        fallback_worker: the name where neither the exception nor the SDK has one.
+        with_context: whether the record is to say where it happened.
         """
-        return self._describe(exc, self._verdict(exc, frame), worker, fallback_worker)
+        known = self._look_up(type(exc))
+        return self._describe(exc, known, self._verdict(exc, frame, known), with_context)
 
     def describe_converted(
-        self, exc: BaseException, native: BaseException, worker: str, fallback_worker: str
+        self, exc: BaseException, native: BaseException, with_context: bool = True
     ) -> Failure | None:
         """The record of a failure that raised no SDK exception.
 
-        exc: what the SDK made of `native`. None if `native` is no new failure.
+        exc: what the SDK made of `native`. None if `native` is not counted again.
         """
         if self._wrapped(native) is not None:
             return None
         name = guard.class_name(type(native))
         verdict = Verdict(Role.ORIGIN, f"{name}, converted by the SDK", carries=name)
-        return self._describe(exc, verdict, worker, fallback_worker)
+        return self._describe(exc, self._look_up(type(exc)), verdict, with_context)
 
     def _describe(
-        self, exc: BaseException, verdict: Verdict, worker: str, fallback_worker: str
+        self, exc: BaseException, known: _Known, verdict: Verdict, with_context: bool
     ) -> Failure:
-        name, rule = self._name_and_rule(type(exc))
-        return Failure(
-            sdk=self.package,
-            type=name,
-            kind=rule.kind(exc),
-            worker=worker
+        failure = Failure(
+            self.package,
+            known.name,
+            known.kind or known.rule.kind(exc),
+            self.worker
             or stable_worker(guard.attribute(exc, "worker"))
             or stable_worker(self.identity())
-            or fallback_worker,
-            role=verdict.role,
-            why=verdict.why,
-            carries=verdict.carries,
-            code=_code(self.code(exc)),
-            context={
-                key: value
-                for key, raw in self.context(exc).items()
-                if raw is not None and (value := guard.text(raw, CONTEXT_LIMIT))
-            },
+            or self.fallback_worker,
+            verdict.role,
+            verdict.why,
+            verdict.carries,
+            _code(self.code(exc)),
         )
+        found = self.context(exc) if with_context else None
+        if not found:
+            return failure
+        texts = {
+            key: guard.text(raw, CONTEXT_LIMIT) for key, raw in found.items() if raw is not None
+        }
+        return failure._replace(context={key: text for key, text in texts.items() if text})
 
-    def _verdict(self, exc: BaseException, frame: FrameType | None) -> Verdict:
+    def _verdict(self, exc: BaseException, frame: FrameType | None, known: _Known) -> Verdict:
+        has_cause = guard.cause_of(exc) is not None
         return (
-            self._configured(exc)
-            or self._from_a_pool(exc)
-            or self.verdict(exc, frame)
-            or self._wrapped(exc)
-            or Verdict(Role.ORIGIN, "the first sight of it")
+            known.configured
+            or (self._came_back(exc, frame) if self.shared else None)
+            or self.verdict(exc, frame, known.names)
+            or (self._wrapped(exc) if has_cause else None)
+            or _FIRST_SIGHT
         )
 
-    def _configured(self, exc: BaseException) -> Verdict | None:
-        if self.suppress:
-            for base in guard.mro(type(exc)):
-                if (name := guard.class_name(base)) in self.suppress:
-                    return Verdict(Role.CONFIGURED, f"FAULTLENS_SUPPRESS has {name}")
+    def _configured(self, cls: type) -> Verdict | None:
+        for base in guard.mro(cls):
+            if (name := guard.class_name(base)) in self.suppress:
+                return Verdict(Role.CONFIGURED, f"FAULTLENS_SUPPRESS has {name}")
         return None
 
-    def _from_a_pool(self, exc: BaseException) -> Verdict | None:
-        """The verdict on an exception that came back from a pool's worker, which has counted it."""
-        if self.shared:
-            for cause in guard.causes(exc, 1):
-                if guard.class_name(type(cause)) in _REMOTE_CAUSES:
-                    return Verdict(Role.PROPAGATED, "raised in a worker of a pool")
-        return None
+    def _came_back(self, exc: BaseException, frame: FrameType | None) -> Verdict | None:
+        """The verdict on an exception that another process has raised, and counted in our store."""
+        why = came_back(exc, frame)
+        return None if why is None else Verdict(Role.PROPAGATED, why)
 
     def _wrapped(self, exc: BaseException) -> Verdict | None:
         """The verdict on an exception that was raised from an SDK exception which was recorded.
@@ -284,6 +318,8 @@ class Sdk:
         for reasons of its own.
         """
         for cause in guard.causes(exc, CAUSE_LIMIT):
+            if cause is exc:  # a ring: ``raise exc from exc``
+                break
             known = self.seen.get(cause)
             if known is not None and known.role is not Role.CONTROL_FLOW:
                 return Verdict(Role.WRAPPED, f"raised from {known.type}", carries=known.type)
@@ -295,10 +331,14 @@ class Sdk:
     def _is_raised(self, exc: BaseException) -> bool:
         """Whether it is one of the SDK's that was raised, though nobody has seen it yet.
 
-        On Python 3.10 and 3.11 it may be recorded as late as when it is freed.
+        On Python 3.10 and 3.11 it may be recorded as late as when it is freed. One that came back
+        from another process need not be raised here at all.
         """
-        ours = any(id(base) in self._known for base in guard.mro(type(exc)))
-        return ours and guard.traceback_of(exc) is not None
+        if not any(map(self._has, guard.mro(type(exc)))):
+            return False
+        return guard.traceback_of(exc) is not None or (
+            self.shared and came_back(exc, None) is not None
+        )
 
     def find(self, hook: PrivateHook, module: ModuleType) -> Any:
         """The function to be hooked; None, after one warning, if the installed version lacks it."""
@@ -308,7 +348,10 @@ class Sdk:
         return found
 
     def warn_of(self, hook: PrivateHook) -> None:
-        """Say that the installed version lacks what was to be hooked."""
+        """Say, once, that the installed version lacks what was to be hooked."""
+        if hook in self._warned:
+            return
+        self._warned.add(hook)
         _log.warning(
             "faultlens: %s %s has no %s.%s as it is known; without it %s.",
             self.distribution,
@@ -352,10 +395,15 @@ class Sdk:
             if found is None and not self._is_before(hook.since):
                 yield hook
 
-    def verdict(self, exc: BaseException, frame: FrameType | None) -> Verdict | None:
+    def verdict(
+        self, exc: BaseException, frame: FrameType | None, names: tuple[str, ...]
+    ) -> Verdict | None:
         """What this exception is to the failure behind it; None if nothing makes it a carrier.
 
         Asked again for the same exception if recording it was interrupted: says the same then.
+
+        frame: the raising frame; None if it is gone.
+        names: the short names of the SDK's classes that it is an instance of, the nearest first.
         """
         return None
 
@@ -372,15 +420,11 @@ def replace(owner: Any, name: str, replacement: Any) -> Callable[[], None]:
     return restore
 
 
-def adapter_for(errors_module: str) -> type[Sdk]:
-    """The adapter of the SDK whose errors module has this name, one of `ERRORS_MODULES`."""
-    if errors_module == "flyte.errors":
-        from faultlens.sdks.flyte import Flyte
-
-        return Flyte
-    from faultlens.sdks.durable_workflow import DurableWorkflow
-
-    return DurableWorkflow
+@lru_cache(maxsize=1024)
+def _is_stable(name: str) -> bool:
+    if not name or len(name) > WORKER_LIMIT or _NO_WORKER.fullmatch(name):
+        return False
+    return not any(char.isspace() or not char.isprintable() for char in name)
 
 
 def stable_worker(value: object) -> str | None:
@@ -388,15 +432,16 @@ def stable_worker(value: object) -> str | None:
 
     A sentence's tail, a filler and an id that is made anew for each run are not.
     """
-    if not isinstance(value, str):
+    if type(value) is not str:
         return None
-    name = guard.text(value, WORKER_LIMIT + 1)
-    if not name or len(name) > WORKER_LIMIT or _NO_WORKER.fullmatch(name):
-        return None
-    return None if any(char.isspace() or not char.isprintable() for char in name) else name
+    return value if _is_stable(value) else None
 
 
-def _code(value: object) -> str | None:
-    if isinstance(value, (tuple, list)):
+def _code(value: Any) -> str | None:
+    if type(value) is str and len(value) <= CODE_LIMIT and value.isascii():
+        return value or None
+    if value is None:
+        return None
+    if type(value) in (tuple, list):
         value = " ".join(filter(None, (guard.text(part, CODE_LIMIT) for part in value[:4])))
-    return guard.text(value, CODE_LIMIT) or None if value is not None else None
+    return guard.text(value, CODE_LIMIT) or None

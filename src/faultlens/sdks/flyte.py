@@ -200,7 +200,10 @@ class Flyte(Sdk):
     def context(self, exc: BaseException) -> Mapping[str, object]:
         # In a task's own code this is the task's action; where a parent gets its child's failure,
         # the parent's. Local mode has neither project nor domain.
-        action = guard.attribute(_current_task(), "action")
+        task = _current_task()
+        if task is None:
+            return {}
+        action = guard.attribute(task, "action")
         return {
             "flyte.project": guard.attribute(action, "project"),
             "flyte.domain": guard.attribute(action, "domain"),
@@ -210,16 +213,18 @@ class Flyte(Sdk):
 
     # Origin or carrier: the table at the top.
 
-    def verdict(self, exc: BaseException, frame: FrameType | None) -> Verdict | None:
+    def verdict(
+        self, exc: BaseException, frame: FrameType | None, names: tuple[str, ...]
+    ) -> Verdict | None:
         source = self._rebuilt.get(exc)
         if source is not None:
             return self._verdict_on_rebuilt(exc, frame, source)
-        if guard.short_name(type(exc)) == "CustomError" and _raised_in(exc, frame, "flyte._run"):
+        if "CustomError" in names and _raised_in(exc, frame, "flyte._run"):
             # What `flyte.run` raises in its hybrid mode is what the runtime converted.
             return Verdict(Role.PROPAGATED, _Source.HERE.value, _code(exc))
-        if guard.short_name(type(exc)) == "LogsNotYetAvailableError" and _viewing_logs.get():
+        if "LogsNotYetAvailableError" in names and _viewing_logs.get():
             return Verdict(Role.CONTROL_FLOW, f"swallowed by {_LOGS}.{_VIEW_LOGS.name}")
-        return _verdict_on_swallowed(exc, frame)
+        return _verdict_on_swallowed(exc, frame, names)
 
     def _verdict_on_rebuilt(
         self, exc: BaseException, frame: FrameType | None, source: _Source
@@ -249,7 +254,7 @@ class Flyte(Sdk):
         if module.__name__ == "flyte._observe":
             return self._observe(recorder)
         if module.__name__ == _TASKRUNNER and _observers() is None:
-            return self._hook_conversion(recorder)
+            return self._hook_conversion(module, recorder)
         if module.__name__ == _ENTRYPOINTS:
             return self._hook_load_failures(module, recorder)
         if module.__name__ == _LOGS:
@@ -286,13 +291,14 @@ class Flyte(Sdk):
         register(observer)
         return functools.partial(unregister, observer)
 
-    def _hook_conversion(self, recorder: Recorder) -> Callable[[], None] | None:
+    def _hook_conversion(
+        self, taskrunner: ModuleType, recorder: Recorder
+    ) -> Callable[[], None] | None:
         """The same, in a version without observers."""
-        errors = sys.modules["flyte.errors"]
-        if self.find(_FROM_EXCEPTION, errors) is None:
+        custom_error = guard.attribute(taskrunner, "CustomError")
+        if self.find(_FROM_EXCEPTION, taskrunner) is None:
             self._sees_conversions = False
             return None
-        custom_error = errors.CustomError
         from_exception = custom_error.__dict__["from_exception"].__func__
 
         @functools.wraps(from_exception)
@@ -339,9 +345,9 @@ class Flyte(Sdk):
 
     def _as_flyte_gives_it(self, native: BaseException) -> Any:
         """The SDK exception that a parent task would get for it."""
-        errors, convert = sys.modules["flyte.errors"], sys.modules[_CONVERT]
+        convert = sys.modules[_CONVERT]
         # Of the text only the code decides anything; the event has the native one's own.
-        custom_error = errors.CustomError(type(native).__name__, "")
+        custom_error = self.errors.CustomError(type(native).__name__, "")
         try:
             return _rebuild(convert.convert_from_native_to_error(custom_error))
         except Exception:  # a version in which these two are others: it is a user's error still
@@ -385,7 +391,10 @@ def _source(err: object, exc: BaseException) -> _Source:
     The server names the file if it read one. The code that is the name of an SDK's class was
     written by a process that got such an exception and passed it on.
     """
-    in_file = guard.attribute(err, "error_uri") or _code(err) == guard.short_name(type(exc))
+    # `err` is a protobuf message, which stores nothing in Python.
+    in_file = getattr(err, "error_uri", None) or (
+        guard.text(getattr(err, "code", None), 64) == guard.short_name(type(exc))
+    )
     return _Source.ERROR_FILE if in_file else _Source.REPORT
 
 
@@ -394,10 +403,14 @@ def _rebuild(error: Any) -> Any:
     return convert.convert_error_to_native(error)
 
 
-def _verdict_on_swallowed(exc: BaseException, frame: FrameType | None) -> Verdict | None:
-    names = map(guard.short_name, guard.mro(type(exc)))
-    rows = next((_SWALLOWED[name] for name in names if name in _SWALLOWED), ())
-    if not rows:
+def _verdict_on_swallowed(
+    exc: BaseException, frame: FrameType | None, names: tuple[str, ...]
+) -> Verdict | None:
+    for name in names:
+        if name in _SWALLOWED:
+            rows = _SWALLOWED[name]
+            break
+    else:
         return None
     raiser = None
     for at in guard.frames(exc, frame, _SWALLOWING_FRAMES):
@@ -423,12 +436,16 @@ def _code(exc: object) -> str | None:
 def _current_task() -> object:
     """Flyte's task context: None or an empty one outside of a task, depending on the version."""
     try:
-        return sys.modules["flyte"].ctx()
+        # Not flyte.ctx(), which may import something: never inside a raise.
+        return sys.modules["flyte._context"].internal_ctx().data.task_context
     except Exception:  # flyte is being imported still
         return None
+
+
+_KINDS = {"user": Kind.USER, "system": Kind.SYSTEM}
 
 
 def _own_kind(exc: BaseException) -> Kind:
     kind = guard.attribute(exc, "kind")
     # Compared by type first: a stranger's __eq__ may raise.
-    return Kind(kind) if type(kind) is str and kind in ("user", "system") else Kind.UNKNOWN
+    return _KINDS.get(kind, Kind.UNKNOWN) if type(kind) is str else Kind.UNKNOWN

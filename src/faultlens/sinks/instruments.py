@@ -9,23 +9,18 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import sys
-import uuid
-from collections.abc import Callable, Iterable
-from dataclasses import replace
+from collections.abc import Callable, Mapping
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
-from prometheus_client import REGISTRY, Metric
+from faultlens import series
+from faultlens.background import no_fork
+from faultlens.exposition.layout import Count
+from faultlens.series import FAILURES, LAST_FAILURE, Labels
+from faultlens.sinks.exporters import resource
 
-from faultlens.counts import Counts
-from faultlens.exposition.families import families
-from faultlens.forks import at_fork
-from faultlens.sinks.counters import Counters
-from faultlens.sinks.exporters import Flusher
-
-__all__ = ["Instruments"]
+__all__ = ["Instruments", "Own"]
 
 _log = logging.getLogger("faultlens")
 
@@ -33,126 +28,136 @@ SCOPE = "faultlens"
 """The name of our meter."""
 
 
+class Own(NamedTuple):
+    """What one process has counted."""
+
+    totals: Mapping[str, Mapping[Labels, Count]]
+    info: Mapping[str, str]
+    """Labels of ``faultlens_info``."""
+
+
 class Instruments:
     """Reports the counts of this process between `start` and `stop`.
 
     One for the whole process, as its instruments are: OpenTelemetry cannot take them out again.
+
+    version: faultlens's own.
     """
 
-    def __init__(self, counters: Counters, version: str) -> None:
-        self._counters = counters
+    def __init__(self, version: str) -> None:
         self._version = version
-        self._poll: Callable[[], object] | None = None
+        self._read: Callable[[], Own] | None = None
         self._declared = False
         self._exporters: list[Callable[[], Any]] = []
         self._own: Any = None
-        self._id = str(uuid.uuid4())
-        _instances.add(self)
 
-    def start(
-        self, poll: Callable[[], object], exporters: list[Callable[[], Any]], flusher: Flusher
-    ) -> None:
+    def start(self, read: Callable[[], Own], exporters: list[Callable[[], Any]]) -> None:
         """Report from now on.
 
-        poll: has raises counted that were not seen when they happened.
+        read: what this process has counted, as it is now.
         exporters: where to, in a program without a meter provider.
         """
-        self._poll = poll
-        if exporters and not _program_has_a_provider():
-            self._exporters = exporters
-            flusher.add(self._send, self._end)
+        self._read = read
+        self._exporters = [] if _program_has_a_provider() else exporters
 
     def stop(self) -> None:
         """Report nothing any more."""
-        self._poll = None
+        self._read = None
 
-    def adjust_to(self, module: ModuleType) -> Callable[[], None] | None:
-        """Take in a module that the program has imported; returns what undoes it, if need be."""
+    @property
+    def sends(self) -> bool:
+        """Whether the counters go where the environment says."""
+        return bool(self._exporters)
+
+    def adjust_to(self, module: ModuleType) -> None:
+        """Take in a module that the program has imported."""
         if module.__name__ == "opentelemetry.sdk.metrics" and not self._declared:
             self._declared = True
             # The global provider's, or, until the program sets it, what stands in for that.
             meter = sys.modules["opentelemetry.metrics"].get_meter(SCOPE, self._version)
             self._declare(meter)
-        elif module.__name__ == "opentelemetry.exporter.prometheus":
-            return _keep_out_of(module.PrometheusMetricReader)
-        return None
+
+    def send(self) -> None:
+        """Send the counters, in a program without a meter provider. May wait: not for a raise."""
+        if not self._exporters or _program_has_a_provider():  # by now: it reports them
+            return
+        if self._own is None:
+            try:
+                with no_fork:
+                    self._own = self._provider()
+            except Exception as error:  # a setting that the exporter cannot use, perhaps
+                self._exporters = []
+                _log.warning("OTEL_METRICS_EXPORTER: %s; faultlens itself sends no metrics.", error)
+                return
+        if not _program_has_a_provider():  # set meanwhile: to make ours takes a while
+            self._own.force_flush()
+
+    def end(self) -> None:
+        """Send for the last time."""
+        self.send()
+        own, self._own = self._own, None
+        if own is not None and not _program_has_a_provider():  # its shutdown sends once more
+            own.shutdown()
+
+    def after_fork(self) -> None:
+        """In a forked child: the provider is the parent's."""
+        self._own = None
 
     def _declare(self, meter: Any) -> None:
-        """Have a meter report all counters."""
-        observed: list[Counts] = []  # what a parent process had counted before the first time
+        """Have a meter report all metrics."""
+        for name, text, labels in series.COUNTERS:
+            meter.create_observable_counter(
+                f"faultlens_{name}_total", [self._callback(name, labels, _number)], description=text
+            )
+        name, text, labels = LAST_FAILURE
+        meter.create_observable_gauge(
+            f"faultlens_{name}", [self._callback(FAILURES, labels, _last)], description=text
+        )
+        meter.create_observable_gauge(
+            "faultlens_info", [self._about], description="What runs here; always 1."
+        )
 
-        def read() -> Iterable[Metric]:
-            poll = self._poll
-            if poll is None:
-                return []
-            poll()
-            if not observed:
-                observed.append(self._counters.inherited)
-            return families(self._counters.since(observed[0]), self._counters.info)
+    def _callback(
+        self, name: str, labels: tuple[str, ...], value: Callable[[Count], float]
+    ) -> Callable[[Any], list[Any]]:
+        """What an instrument asks for its values."""
+        observation = sys.modules["opentelemetry.metrics"].Observation
 
-        for family in families({}, {}):
-            if family.type == "counter":
-                name, create = f"{family.name}_total", meter.create_observable_counter
-            else:
-                name, create = family.name, meter.create_observable_gauge
-            create(name, callbacks=[_callback(name, read)], description=family.documentation)
+        def callback(options: Any) -> list[Any]:
+            found = self._read().totals[name] if self._read is not None else {}
+            return [
+                observation(value(count), dict(zip(labels, values, strict=True)))
+                for values, count in found.items()
+                if value is _number or value(count)
+            ]
 
-    # In a program without a provider.
+        return callback
+
+    def _about(self, options: Any) -> list[Any]:
+        observation = sys.modules["opentelemetry.metrics"].Observation
+        return [observation(1, dict(self._read().info))] if self._read is not None else []
 
     def _provider(self) -> Any:
+        """A meter provider of our own."""
         from opentelemetry.sdk.metrics import MeterProvider
         from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
-        from opentelemetry.sdk.resources import Resource
 
-        # No two processes may report as one. Their ids need not tell them apart: those of two
-        # containers are alike.
-        process = Resource({"service.instance.id": self._id, "process.pid": os.getpid()})
         provider = MeterProvider(
-            # No thread of their own: the flusher has one, and in a forked child another provider.
+            # No thread of their own: ours sends, and in a forked child to another provider.
             [PeriodicExportingMetricReader(make(), math.inf) for make in self._exporters],
-            process.merge(Resource.create()),
+            resource(),
             shutdown_on_exit=False,
         )
         self._declare(provider.get_meter(SCOPE, self._version))
         return provider
 
-    def _send(self) -> None:
-        if _program_has_a_provider():  # by now: it reports them
-            return
-        if self._own is None and self._exporters:
-            try:
-                self._own = self._provider()
-            except Exception as error:  # a setting that the exporter cannot use, perhaps
-                self._exporters = []
-                _log.warning("OTEL_METRICS_EXPORTER: %s; faultlens itself sends no metrics.", error)
-        if self._own is not None:
-            self._own.force_flush()
 
-    def _end(self) -> None:
-        if self._own is not None:
-            self._own.shutdown()
-
-    def _after_fork(self) -> None:
-        self._own = None
-        self._id = str(uuid.uuid4())
+def _number(count: Count) -> int:
+    return count.number
 
 
-_instances = at_fork(after_in_child=Instruments._after_fork)
-
-
-def _callback(name: str, read: Callable[[], Iterable[Metric]]) -> Callable[[Any], list[Any]]:
-    """What an instrument asks for its values."""
-    observation = sys.modules["opentelemetry.metrics"].Observation
-
-    def callback(options: Any) -> list[Any]:
-        return [
-            observation(sample.value, sample.labels)
-            for family in read()
-            for sample in family.samples
-            if sample.name == name
-        ]
-
-    return callback
+def _last(count: Count) -> float:
+    return count.last
 
 
 def _program_has_a_provider() -> bool:
@@ -161,34 +166,3 @@ def _program_has_a_provider() -> bool:
     if metrics is None:
         return False
     return type(metrics.get_meter_provider()).__name__ != "_ProxyMeterProvider"
-
-
-def _keep_out_of(reader: Any) -> Callable[[], None]:
-    """Have OpenTelemetry's Prometheus reader leave ours out where they are already.
-
-    They are in prometheus_client's registry, which that reader is in too, unless it was given
-    another: each would be there twice.
-    """
-    original = reader._receive_metrics
-
-    def _receive_metrics(self: Any, metrics_data: Any, *args: Any, **kwargs: Any) -> Any:
-        if metrics_data is not None and getattr(self, "_registry", REGISTRY) is REGISTRY:
-            metrics_data = replace(
-                metrics_data,
-                resource_metrics=[
-                    replace(
-                        resource,
-                        scope_metrics=[m for m in resource.scope_metrics if m.scope.name != SCOPE],
-                    )
-                    for resource in metrics_data.resource_metrics
-                ],
-            )
-        return original(self, metrics_data, *args, **kwargs)
-
-    reader._receive_metrics = _receive_metrics
-
-    def restore() -> None:
-        if reader._receive_metrics is _receive_metrics:
-            reader._receive_metrics = original
-
-    return restore

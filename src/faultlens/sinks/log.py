@@ -12,40 +12,46 @@ One line on stderr for each raised SDK exception, and for each failure that rais
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable
+import sys
+from collections import deque
 from types import FrameType
 
 from faultlens import guard
 from faultlens.failure import Failure, Role
 
-__all__ = ["debug_log"]
+__all__ = ["DebugLog"]
+
+LINES_LIMIT = 10_000
+"""The most lines that wait to be written; the oldest are left out."""
 
 
-def debug_log() -> Callable[[Failure, BaseException, FrameType | None], None]:
-    """The sink. Its logger is its own, so that a host which sets logging up changes nothing."""
-    log = logging.getLogger("faultlens.raises")
-    log.propagate = False
-    log.setLevel(logging.DEBUG)
-    if not log.handlers:
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("faultlens: %(message)s"))
-        log.addHandler(handler)
+class DebugLog:
+    """Notes lines in the middle of a raise; `write`, in our own thread, puts them on stderr."""
 
-    def write(failure: Failure, exc: BaseException, frame: FrameType | None) -> None:
-        what = "failure" if failure.role is Role.ORIGIN else failure.role.value
+    def __init__(self) -> None:
+        self._lines: deque[str] = deque(maxlen=LINES_LIMIT)
+
+    def note(self, failure: Failure, exc: BaseException, frame: FrameType | None) -> None:
+        """Say what one raised SDK exception counted as, and why."""
+        what = "failure" if failure.role is Role.ORIGIN else failure.role._value_
         code = f" [{failure.code}]" if failure.code else ""
-        log.debug(
-            "%s %s%s %s: %s; raised at %s",
-            what,
-            failure.type,
-            code,
-            failure.kind.value,
-            failure.why,
-            _site(exc, frame),
+        self._lines.append(
+            f"faultlens: {what} {failure.type}{code} {failure.kind._value_}: {failure.why}; "
+            f"raised at {_site(exc, frame)}\n"
         )
 
-    return write
+    def write(self) -> None:
+        """Write the lines. Not by `logging`: the host's configuration would silence it."""
+        while self._lines:
+            line = self._lines.popleft()
+            if sys.stderr is not None:
+                sys.stderr.write(line)
+        if sys.stderr is not None:
+            sys.stderr.flush()
+
+    def after_fork(self) -> None:
+        """In a forked child: what waits is the parent's."""
+        self._lines.clear()
 
 
 def _site(exc: BaseException, frame: FrameType | None) -> str:

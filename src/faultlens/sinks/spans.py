@@ -4,6 +4,9 @@ The current span if it records; else a span of our own, so that a failure outsid
 found too. OpenTelemetry is imported only where the program imported it, or where the environment
 says where spans go: without either there is neither a current span nor anyone to send one to.
 
+An event is put on the current span in the middle of the raise, since the span may end next. A span
+of our own is made later, in our own thread: span processors and exporters may wait.
+
 We never touch the host span's status (a handled exception is no failed span), never set the global
 provider, and never call ``Span.record_exception``: it lets a broken ``__str__`` replace the host's
 exception.
@@ -11,43 +14,74 @@ exception.
 
 from __future__ import annotations
 
+import atexit
+import logging
 import sys
+from collections import deque
 from collections.abc import Callable, Mapping
 from itertools import islice
 from types import FrameType, ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
-from faultlens import guard
+from faultlens import guard, natives
+from faultlens.background import no_fork
 from faultlens.failure import Failure
 from faultlens.identity import IdentityMap
 from faultlens.settings import Settings
-from faultlens.sinks.exporters import Flusher, load
+from faultlens.sinks.exporters import load, resource
 
 __all__ = ["Spans"]
+
+_log = logging.getLogger("faultlens")
 
 MESSAGE_LIMIT = 4096
 """The longest exception.message, in characters."""
 FRAME_LIMIT = 64
 """The most frames of an exception.stacktrace: the innermost."""
+WAITING_LIMIT = 1000
+"""The most failures that wait for a span of their own."""
 
 Span = Any  # opentelemetry.trace.Span, which must not be imported here
+
+
+class _Waiting(NamedTuple):
+    """What a span of our own is made of."""
+
+    parent: Span | None
+    """The current span, which does not record: its trace may not be sampled."""
+    attributes: dict[str, str]
+    moment: float
 
 
 class Spans:
     """Writes each failure as one event, once per span.
 
-    flusher: sends what is on spans of our own, in a program without a tracer provider.
+    failed: is told why a span of our own could not be made.
     """
 
-    def __init__(self, settings: Settings, version: str, flusher: Flusher) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        version: str,
+        failed: Callable[[BaseException], None] = lambda error: None,
+    ) -> None:
         self._settings = settings
         self._version = version
-        # The exceptions that have an event: our attributes, and the ids of the spans that have it.
-        self._recorded: IdentityMap[tuple[dict[str, str], set[int]]] = IdentityMap()
+        self._failed = failed
+        # The exceptions that have an event, and the ids of the spans that have it.
+        self._recorded: IdentityMap[tuple[Failure, list[int]]] = IdentityMap()
         self._exporters = load("traces", settings)
         self._own: Any = None
-        self._flusher = flusher
+        self._waiting: deque[_Waiting] = deque()
+        self._sending = False
+        self._waits_for: Any = None
+        """The provider before whose end `_wait` is called."""
         self._restore: Callable[[], None] | None = None
+
+    @property
+    def sends(self) -> bool:
+        """Whether spans of our own go where the environment says."""
+        return bool(self._exporters)
 
     def current(self) -> Span | None:
         """The current span; None where the program has no tracing at all."""
@@ -55,14 +89,18 @@ class Spans:
         get_current_span = getattr(trace, "get_current_span", None)  # None: half-imported
         return get_current_span() if get_current_span is not None else None
 
-    def sampled(self, span: Span | None) -> tuple[str, str] | None:
-        """Trace and span id in hex if the span is sampled, so that a link to it leads somewhere."""
+    def sampled(self, span: Span | None) -> tuple[int, int] | None:
+        """Trace and span id if the span is sampled, so that a link to it leads somewhere."""
         if span is None:
             return None
         context = span.get_span_context()
         if not (context.is_valid and context.trace_flags.sampled):
             return None
-        return f"{context.trace_id:032x}", f"{context.span_id:016x}"
+        return context.trace_id, context.span_id
+
+    def wants(self, span: Span | None) -> bool:
+        """Whether `record` would write anything."""
+        return (span is not None and span.is_recording()) or self._provider() is not None
 
     def record(
         self,
@@ -72,56 +110,75 @@ class Spans:
         span: Span | None,
         keep: bool = False,
     ) -> None:
-        """Put the event on `span` if that records, else on a span of our own.
+        """Put the event on `span` if that records; else `send` will, on a span of our own.
 
         keep: keep `exc` alive until `forget`; it may be of a class that takes no weak reference.
         """
-        if _within_opentelemetry(frame):
-            raise RuntimeError("raised within OpenTelemetry, whose locks are not re-entrant")
+        attributes = self._attributes(failure, exc, frame)
+        remember = self._recorded.keep if keep else self._recorded.set
         if span is not None and span.is_recording():
-            self._add_event(span, failure, exc, frame, keep)
-            return
-        tracer = self._tracer()
-        if tracer is not None:
-            own = tracer.start_span("exception")
-            try:
-                if own.is_recording():
-                    self._add_event(own, failure, exc, frame, keep)
-            finally:
-                own.end()
+            if _is_locked(span) and _within_opentelemetry(frame):
+                raise RuntimeError("raised within OpenTelemetry, whose locks are not re-entrant")
+            # Before the event, so that an event which fails is not written a second way.
+            remember(exc, (failure, [span.get_span_context().span_id]))
+            span.add_event("exception", attributes)
+        elif len(self._waiting) < WAITING_LIMIT:
+            remember(exc, (failure, []))
+            self._waiting.append(_Waiting(span, attributes, natives.time()))
+            provider = self._provider()
+            if provider is not self._waits_for:
+                self._waits_for = provider
+                # After the provider's own, so before it: handlers run in reverse order.
+                atexit.register(self._wait)
+        else:
+            raise RuntimeError(f"{WAITING_LIMIT} failures wait for a span of their own")
+
+    def send(self) -> None:
+        """Make the spans of our own, and send them. May wait: not for a raise."""
+        self._sending = True
+        try:
+            while self._waiting:
+                waiting = self._waiting.popleft()
+                try:
+                    tracer = self._tracer()
+                    if tracer is not None:
+                        _make(tracer, waiting)
+                except BaseException as error:  # by a span processor of the program's
+                    self._failed(error)
+        finally:
+            self._sending = False
+        if self._own is not None:
+            self._own.export()
+
+    def end(self) -> None:
+        """Send what waits, for the last time."""
+        self.send()
+        own, self._own = self._own, None
+        if own is not None:
+            own.shutdown()
+
+    def _wait(self) -> None:
+        """At exit, until the program's provider, which ends next, has what waits."""
+        end = natives.monotonic() + self._settings.flush_seconds
+        while (self._sending or self._waiting) and natives.monotonic() < end:
+            natives.sleep(0.01)
+
+    def after_fork(self) -> None:
+        """In a forked child: what waits is the parent's, and so is the connection."""
+        self._waiting.clear()
+        self._sending = False
+        self._own = None
 
     def forget(self, exc: BaseException) -> None:
         """Let go of an exception: it will not come to a span's exit any more."""
         self._recorded.discard(exc)
 
-    def _add_event(
-        self,
-        span: Span,
-        failure: Failure,
-        exc: BaseException,
-        frame: FrameType | None,
-        keep: bool,
-    ) -> None:
-        ours = {
-            "faultlens.kind": failure.kind.value,
-            "faultlens.worker": failure.worker,
-            "faultlens.sdk": failure.sdk,
-            "faultlens.role": failure.role.value,
-            **({"faultlens.code": failure.code} if failure.code else {}),
-            **({"faultlens.carries": failure.carries} if failure.carries else {}),
-            **failure.context,
-        }
-        # Before the event, so that an event which fails is not written a second way.
-        remember = self._recorded.keep if keep else self._recorded.set
-        remember(exc, (ours, {span.get_span_context().span_id}))
-        span.add_event("exception", {**self._semantic(failure, exc, frame), **ours})
-
-    def _semantic(
+    def _attributes(
         self, failure: Failure, exc: BaseException, frame: FrameType | None
     ) -> dict[str, str]:
-        """The attributes of the semantic conventions for exceptions."""
-        attributes = {"exception.type": failure.type}
-        message = guard.text(exc, MESSAGE_LIMIT) if self._settings.messages else None
+        """Those of the semantic conventions for exceptions, and ours."""
+        attributes = {"exception.type": failure.type, **_ours(failure)}
+        message = guard.message(exc, MESSAGE_LIMIT) if self._settings.messages else None
         if message is not None:
             attributes["exception.message"] = message
         if self._settings.stacktraces:
@@ -129,17 +186,23 @@ class Spans:
             attributes["exception.stacktrace"] = _stack(exc, frame) + last + "\n"
         return attributes
 
-    def _tracer(self) -> Any:
-        """The app's if it has a provider by now; else our own, if the environment names one."""
+    def _provider(self) -> Any:
+        """What makes spans of our own: the program's provider, or the environment's exporters."""
         trace = sys.modules.get("opentelemetry.trace")
         if trace is not None:
             provider = trace.get_tracer_provider()
             if not isinstance(provider, trace.ProxyTracerProvider):
-                return provider.get_tracer("faultlens", self._version)
-        if self._own is None and self._exporters:
-            self._own = _provider(self._exporters)
-            self._flusher.add(self._own.force_flush, self._own.shutdown)
-        return self._own and self._own.get_tracer("faultlens", self._version)
+                return provider
+        return self._exporters or None
+
+    def _tracer(self) -> Any:
+        provider = self._provider()
+        if provider is not None and provider is self._exporters:
+            if self._own is None:
+                with no_fork:
+                    self._own = _Own(self._exporters)
+            provider = self._own.provider
+        return provider and provider.get_tracer("faultlens", self._version)
 
     # One event per exception per span.
 
@@ -164,12 +227,12 @@ class Spans:
         ) -> None:
             event = recorded.get(exception)
             if event is not None:
-                ours, spans = event
+                failure, spans = event
                 span_id = self.get_span_context().span_id
                 if span_id in spans:
                     return
-                spans.add(span_id)
-                attributes = {**ours, **(attributes or {})}
+                spans.append(span_id)
+                attributes = {**_ours(failure), **(attributes or {})}
             original(self, exception, attributes, *args, **kwargs)
 
         record_exception.__wrapped__ = original  # type: ignore[attr-defined]
@@ -184,10 +247,34 @@ class Spans:
         self._restore = restore
 
     def stop(self) -> None:
-        """Undo `hook_into`."""
+        """Undo `hook_into`, and wait no more."""
+        atexit.unregister(self._wait)
         if self._restore is not None:
             self._restore()
             self._restore = None
+
+
+def _ours(failure: Failure) -> dict[str, str]:
+    """Our attributes of an event."""
+    ours = {
+        "faultlens.kind": failure.kind._value_,
+        "faultlens.worker": failure.worker,
+        "faultlens.sdk": failure.sdk,
+        "faultlens.role": failure.role._value_,
+    }
+    if failure.code:
+        ours["faultlens.code"] = failure.code
+    if failure.carries:
+        ours["faultlens.carries"] = failure.carries
+    if failure.context:
+        ours.update(failure.context)
+    return ours
+
+
+def _is_locked(span: Span) -> bool:
+    """Whether somebody is changing the span at this moment; it may be this thread."""
+    locked = getattr(getattr(span, "_lock", None), "locked", None)
+    return locked is not None and bool(locked())
 
 
 def _within_opentelemetry(frame: FrameType | None) -> bool:
@@ -229,12 +316,49 @@ def _stack(exc: BaseException, frame: FrameType | None) -> str:
     return "Traceback (most recent call last):\n" + "".join(lines)
 
 
-def _provider(exporters: list[Callable[[], Any]]) -> Any:
-    """A tracer provider of our own."""
-    from opentelemetry.sdk.trace import TracerProvider
-    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+def _make(tracer: Any, waiting: _Waiting) -> None:
+    trace = sys.modules["opentelemetry.trace"]
+    moment = int(waiting.moment * 1e9)
+    parent = trace.set_span_in_context(waiting.parent or trace.INVALID_SPAN)
+    span = tracer.start_span("exception", context=parent, start_time=moment)
+    try:
+        if span.is_recording():
+            span.add_event("exception", waiting.attributes, timestamp=moment)
+    finally:
+        span.end(end_time=moment)
 
-    provider = TracerProvider(shutdown_on_exit=False)  # its own has no time limit
-    for exporter in exporters:
-        provider.add_span_processor(BatchSpanProcessor(exporter()))
-    return provider
+
+class _Own:
+    """A tracer provider of our own, whose spans `export` sends.
+
+    OpenTelemetry's batch processor would start a thread, which the host would see.
+    """
+
+    def __init__(self, exporters: list[Callable[[], Any]]) -> None:
+        from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
+
+        ended = self._ended = deque[Any]()
+
+        class Processor(SpanProcessor):
+            def on_end(self, span: Any) -> None:
+                ended.append(span)
+
+        self._exporters = [exporter() for exporter in exporters]
+        # shutdown_on_exit: its own has no time limit.
+        self.provider = TracerProvider(resource=resource(), shutdown_on_exit=False)
+        self.provider.add_span_processor(Processor())
+
+    def export(self) -> None:
+        """Send all spans that have ended."""
+        spans = []
+        while self._ended:
+            spans.append(self._ended.popleft())
+        for exporter in self._exporters if spans else ():
+            try:
+                exporter.export(spans)
+            except Exception:
+                _log.debug("faultlens could not send its spans", exc_info=True)
+
+    def shutdown(self) -> None:
+        for exporter in self._exporters:
+            exporter.shutdown()

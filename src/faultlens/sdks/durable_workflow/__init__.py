@@ -37,8 +37,10 @@ class DurableWorkflow(Sdk):
     def own_rule(self, cls: type) -> Rule:
         return kinds.rule_for(cls)
 
-    def verdict(self, exc: BaseException, frame: FrameType | None) -> Verdict | None:
-        return self._roles.verdict(exc, frame)
+    def verdict(
+        self, exc: BaseException, frame: FrameType | None, names: tuple[str, ...]
+    ) -> Verdict | None:
+        return self._roles.verdict(exc, frame, names)
 
     def hook_into(self, module: ModuleType, recorder: Recorder) -> Callable[[], None] | None:
         return hooks.hook_into(module, self, self._roles, recorder)
@@ -56,11 +58,15 @@ class DurableWorkflow(Sdk):
             "durable_workflow.build_id": guard.attribute(worker, "build_id"),
         }
         # The exception knows best what it is about, then the activity, then the workflow.
-        places = (exc, _current_activity(), _current_workflow())
+        activity, workflow = _current_activity(), _current_workflow()
         for name in ("workflow_id", "run_id", "activity_type", "task_id", "failure_id"):
-            values = (guard.attribute(place, name) for place in places)
+            values = (
+                guard.attribute(exc, name),
+                guard.attribute(activity, name),
+                guard.attribute(workflow, f"_{name}"),
+            )
             found[f"durable_workflow.{name}"] = next(
-                (value for value in values if isinstance(value, str) and value), None
+                (value for value in values if type(value) is str and value), None
             )
         return found
 

@@ -134,12 +134,12 @@ def local(frame: FrameType | None, name: str) -> Any:
 
 def plain(value: object) -> str | None:
     """`value` as a bounded str of our own, if it is text and not empty."""
-    return (guard.text(value, TEXT_LIMIT) or None) if isinstance(value, str) else None
+    return (guard.text(value, TEXT_LIMIT) or None) if issubclass(type(value), str) else None
 
 
-def message_of(exc: BaseException) -> str | None:
-    """The exception's message, bounded; None if it has none."""
-    return guard.text(exc, TEXT_LIMIT)
+def message_of(exc: BaseException) -> str:
+    """The exception's message, bounded."""
+    return guard.message(exc, TEXT_LIMIT)
 
 
 def _module(frame: FrameType) -> str | None:

@@ -119,7 +119,6 @@ class Roles:
 
     def __init__(self, classes: Mapping[str, type[BaseException]], limit: int = LIMIT) -> None:
         self._classes = classes
-        self._ids = frozenset(map(id, classes.values()))  # a metaclass may break comparing
         self._short_names = {name.rpartition(".")[2] for name in classes}
         self._user_classes: dict[str, None] = {}
         self._claims = Claims(limit)
@@ -167,13 +166,9 @@ class Roles:
 
     # The verdict.
 
-    def verdict(self, exc: BaseException, frame: FrameType | None) -> Verdict | None:
-        names = [
-            name
-            for base in guard.mro(type(exc))
-            if (full := guard.class_name(base)) in self._classes
-            and (name := full.rpartition(".")[2])
-        ]
+    def verdict(
+        self, exc: BaseException, frame: FrameType | None, names: tuple[str, ...]
+    ) -> Verdict | None:
         self._remember(type(exc))
         frames = tuple(guard.frames(exc, frame, FRAME_LIMIT))
         replay = replay_in(frames, self.replay_code, self.environment())
@@ -233,7 +228,7 @@ class Roles:
 
     def _server_error(self, raised: Raise) -> Verdict | None:
         body = guard.attribute(raised.exc, "body")
-        reason = dict.get(body, "reason") if isinstance(body, dict) else None
+        reason = dict.get(body, "reason") if issubclass(type(body), dict) else None
         status = guard.attribute(raised.exc, "status")
         if type(reason) is not str or type(status) is not int:
             return None
@@ -380,7 +375,9 @@ class Roles:
         return name in self._user_classes or self._is_ours(_class_named(name))
 
     def _is_ours(self, cls: object) -> bool:
-        return isinstance(cls, type) and any(id(base) in self._ids for base in guard.mro(cls))
+        return isinstance(cls, type) and any(
+            guard.class_name(base) in self._classes for base in guard.mro(cls)
+        )
 
     def _remember(self, cls: type) -> None:
         name = guard.class_name(cls)
@@ -430,8 +427,7 @@ def _class_named(name: str) -> object:
         found: object = sys.modules.get(".".join(parts[:split]))
         if found is not None:
             for part in parts[split:]:
-                # Past a module's __getattr__, which may import.
                 namespace = guard.attribute(found, "__dict__")
-                found = namespace.get(part) if isinstance(namespace, Mapping) else None
+                found = namespace.get(part) if namespace is not None else None
             return found
     return None

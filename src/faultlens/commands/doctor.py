@@ -22,18 +22,20 @@ from enum import Enum
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import faultlens
-from faultlens import endpoint, rules, startup
+from faultlens import pipeline, rules, series, startup
 from faultlens import settings as settings_module
-from faultlens.classes import load_sdks
-from faultlens.sdks import ERRORS_MODULES, Sdk
+from faultlens.commands import endpoint
+from faultlens.commands.classes import load_sdks
+from faultlens.exposition import sheets
+from faultlens.exposition.ledgers import Ledgers
+from faultlens.pipeline import Pipeline
+from faultlens.sdks import Sdk
+from faultlens.sdks.adapters import ERRORS_MODULES
 from faultlens.settings import VARIABLES, Settings
 from faultlens.sinks import exporters
-
-if TYPE_CHECKING:
-    from faultlens.exposition.store import Store
 
 __all__ = ["Check", "Mark", "examine"]
 
@@ -106,6 +108,9 @@ def _switch() -> Check:
 
 
 def _start_up(enabled: bool) -> Check:
+    why = startup.obstacle()
+    if why is not None:
+        return Check(Mark.FAIL, "start-up", why)
     directories = _site_directories()
     hook = _hook_file(directories)
     ran = "ran when this process started" if enabled else "did not run when this process started"
@@ -235,31 +240,32 @@ def _source_of_fallback(worker: str) -> str:
 # Where does it go?
 
 
-def _store(settings: Settings) -> tuple[Store | None, Check]:
+def _store(settings: Settings) -> tuple[Ledgers | None, Check]:
     """The store, if it can be used, and what is to be said of it."""
     if settings.store is None:
         text = "off: counts live in their process's memory and end with it"
         return None, Check(Mark.OK, "store", text)
+    problems: list[str] = []
     try:
-        from faultlens.exposition.store import Store
-
-        store = Store(settings.store, _nothing)
-        with _warnings() as warnings:
-            store.open()
-            series = sum(1 for count in store.read().values() if count.number)
-    except Exception as error:
+        with sheets.opened(settings.store, make=True):
+            pass
+        store = Ledgers(settings.store, None, problems.append)
+        counted = sum(1 for count in store.read().counts.values() if count.number)
+    except OSError as error:
         text = f"{error}: counts would live in their process's memory"
         return None, Check(Mark.FAIL, "store", text)
-    store.end()
-    if warnings:
-        return store, Check(Mark.WARN, "store", "; ".join(warnings))
-    text = f"{store.directory}, with {series} series that are not 0"
+    if problems:
+        return store, Check(Mark.WARN, "store", "; ".join(problems))
+    text = f"{settings.store.directory}, with {counted} series that are not 0"
     return store, Check(Mark.OK, "store", text)
 
 
-def _metrics(settings: Settings, store: Store | None) -> Check:
+def _metrics(settings: Settings, store: Ledgers | None) -> Check:
     if settings.otel_serves:
         return _opentelemetry_reader()
+    if not settings.serve:
+        text = "FAULTLENS_SERVE=0: served by faultlens serve, or by the program"
+        return Check(Mark.OK, "/metrics", text)
     where = endpoint.address(settings.host, settings.port)
     error = endpoint.bind_error(settings.host, settings.port)
     if error is None:
@@ -374,8 +380,6 @@ _TRIALS: dict[str, Callable[[ModuleType], BaseException]] = {
 
 
 def _record(sdks: list[Sdk]) -> Iterator[Check]:
-    from faultlens import pipeline
-
     os.environ["OTEL_EXPORTER_PROMETHEUS_PORT"] = "0"  # the real one may be in use
     os.environ["FAULTLENS_STORE"] = "off"  # a test failure is none
     with _warnings() as warnings:
@@ -400,17 +404,18 @@ def _raise_and_catch(exc: BaseException) -> None:
         raise exc
 
 
-def _counted(running: Any) -> dict[tuple[str, ...], float]:
+def _counted(running: Pipeline) -> dict[tuple[str, ...], int]:
     """All exceptions counted so far, by metric and labels."""
+    counts, expected = running.read()
+    found = series.totals(counts, expected)
     return {
-        (sample.name, *sample.labels.values()): sample.value
-        for metric in running.collect()
-        for sample in metric.samples
-        if sample.name in ("faultlens_failures_total", "faultlens_suppressed_total")
+        (metric, *labels): count.number
+        for metric in (series.FAILURES, series.SUPPRESSED)
+        for labels, count in found[metric].items()
     }
 
 
-def _recorded(sdk: Sdk, new: dict[tuple[str, ...], float], warnings: list[str]) -> Check:
+def _recorded(sdk: Sdk, new: dict[tuple[str, ...], int], warnings: list[str]) -> Check:
     if list(new.values()) == [1]:
         _, name, kind, worker, *reason = next(iter(new))
         text = f"{name}: counted once, kind {kind}, worker {worker}"
@@ -447,10 +452,6 @@ def _coloured(text: str, mark: Mark) -> str:
         return text
     colour = {Mark.OK: 32, Mark.WARN: 33, Mark.FAIL: 31}[mark]
     return f"\x1b[{colour}m{text}\x1b[0m"
-
-
-def _nothing() -> None:
-    """The log says it."""
 
 
 def _number(things: dict[str, Any], name: str) -> str:

@@ -71,7 +71,7 @@ def _files(directory: Path, grafana_url: str) -> dict[Path, bytes]:
 
 
 def _source() -> Path:
-    package = Path(__file__).parent
+    package = Path(__file__).parents[1]
     share = package / "share"
     return share if share.is_dir() else package.parents[1] / "dashboards"
 

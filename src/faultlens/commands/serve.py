@@ -9,20 +9,17 @@ import errno
 import logging
 import platform
 import signal
-import sqlite3
 import sys
 import threading
-from dataclasses import replace
 from types import FrameType
 
-from prometheus_client import CollectorRegistry
-
-from faultlens import __version__, endpoint, settings
-from faultlens.exposition.families import Collector
-from faultlens.exposition.server import MetricsServer
-from faultlens.exposition.store import Store
-from faultlens.settings import Settings
-from faultlens.sinks.counters import Counters
+from faultlens import __version__, settings
+from faultlens.background import Background
+from faultlens.commands import endpoint
+from faultlens.exposition import families, sheets
+from faultlens.exposition.ledgers import Ledgers
+from faultlens.exposition.serving import Server
+from faultlens.settings import Settings, StorePath
 
 __all__ = ["serve"]
 
@@ -48,11 +45,10 @@ def _settings(host: str | None, port: int | None, store: str | None) -> Settings
     wanted = settings.load()
     if store is not None:
         try:
-            wanted = replace(wanted, store=settings.store_path(store))
+            wanted = wanted._replace(store=settings.store_path(store))
         except ValueError as error:
             raise _Refused(f"--store {store}: {error}") from error
-    return replace(
-        wanted,
+    return wanted._replace(
         host=wanted.host if host is None else host,
         port=wanted.port if port is None else port,
     )
@@ -61,39 +57,50 @@ def _settings(host: str | None, port: int | None, store: str | None) -> Settings
 def _serve(wanted: Settings) -> int:
     if wanted.store is None:
         raise _Refused("FAULTLENS_STORE=off: there is no store to serve. Name one with --store")
-    info = {"version": __version__, "detector": "none", "python": platform.python_version()}
-    counters = Counters(info)
-    store = Store(wanted.store, lambda: counters.drop("store_error"))
-    counters.keep_in(store)
-    try:
-        store.open()
-    except (OSError, sqlite3.Error) as error:
-        raise _Refused(f"the store cannot be used: {error}") from error
-    registry = CollectorRegistry()
-    registry.register(Collector(store.read, lambda: info))
-    server = MetricsServer(registry, wanted.host, wanted.port, __version__, lambda: store.identity)
-    end = _end_by_signal()
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    ledgers = _ledgers(wanted.store)
+    info = {"version": __version__, "detector": "none", "python": platform.python_version()}
+    collector = families.Collector(ledgers.read, lambda: info)
+    server = Server(
+        lambda accept: families.page(collector, accept),
+        wanted.host,
+        wanted.port,
+        __version__,
+        lambda: ledgers.identity,
+    )
+    end = _end_by_signal()
     taken = endpoint.bind_error(wanted.host, wanted.port)
     if taken is not None:
-        _refuse_unless_served(taken, wanted, store)
-    server.start_or_stand_by()
+        _refuse_unless_served(taken, wanted, ledgers.identity)
+    server.run()  # now, so that its port is known
+    background = Background()
+    background.add(server)
+    background.start()
     url = endpoint.metrics_url(server.host, server.port)
     if taken is None:
-        print(f"{url} has the counts in {store.directory}; Ctrl-C ends it.", flush=True)
+        print(f"{url} has the counts in {wanted.store.directory}; Ctrl-C ends it.", flush=True)
     else:
         print(f"{url} has them already, by another process; this one stands by.", flush=True)
     end.wait()
-    server.stop()
-    store.end()
+    background.stop(patience=10)
     return 0
 
 
-def _refuse_unless_served(error: OSError, wanted: Settings, store: Store) -> None:
+def _ledgers(store: StorePath) -> Ledgers:
+    """The reader of a store that can be used; one that is not there yet is made."""
+    try:
+        with sheets.opened(store, make=True):
+            pass
+    except OSError as error:
+        raise _Refused(f"the store cannot be used: {error}") from error
+    return Ledgers(store, None, lambda reason: logging.warning("faultlens's store: %s", reason))
+
+
+def _refuse_unless_served(error: OSError, wanted: Settings, store: str) -> None:
     where = endpoint.address(wanted.host, wanted.port)
     if error.errno != errno.EADDRINUSE:
         raise _Refused(f"{where} cannot be served: {error.strerror or error}")
-    who = endpoint.stranger(wanted.host, wanted.port, store.identity)
+    who = endpoint.stranger(wanted.host, wanted.port, store)
     if who is not None:
         raise _Refused(f"{where} is taken by {who}. Choose another with --port")
 

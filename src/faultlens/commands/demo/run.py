@@ -23,10 +23,11 @@ from types import FrameType
 from rich.console import Console, RenderableType
 from rich.live import Live
 
-from faultlens import endpoint, settings
-from faultlens.demo import workload
-from faultlens.demo.scrape import Scrape, parse
-from faultlens.demo.table import View
+from faultlens import settings
+from faultlens.commands import endpoint
+from faultlens.commands.demo import workload
+from faultlens.commands.demo.scrape import Scrape, parse
+from faultlens.commands.demo.table import View
 from faultlens.settings import Settings
 
 __all__ = ["demo"]
@@ -34,6 +35,9 @@ __all__ = ["demo"]
 QUERY = "sum by (kind) (increase(faultlens_failures_total[5m]))"
 
 _BUSY = ("The examples start ...", "The examples run once, which takes some seconds ...")
+
+_SERVING_SECONDS = 10.0
+"""How long /metrics may take: a thread of faultlens opens the port meanwhile."""
 
 _GRACE_SECONDS = 3.0
 """How long the child has to end before it is killed."""
@@ -109,6 +113,9 @@ class Child:
     def wait_until_ready(self) -> None:
         """Wait until /metrics is served and the examples are about to run."""
         self._wait_for(self._ready)
+        deadline = time.monotonic() + _SERVING_SECONDS
+        while not (self.url or self._warnings()) and time.monotonic() < deadline:
+            self._must_run(within=0.1)
         if not self.url:
             raise DemoError(self._why_no_metrics())
 
@@ -117,7 +124,7 @@ class Child:
         self._wait_for(self._done)
 
     def _start(self) -> None:
-        module = (sys.executable, "-m", "faultlens.demo.workload")
+        module = (sys.executable, "-m", "faultlens.commands.demo.workload")
         self._process = subprocess.Popen(
             [*module, "--until-stdin-closes", *self._rounds],
             env=self._environment(),
@@ -170,10 +177,13 @@ class Child:
         raise DemoError(f"the examples ended with {status}: {last}")
 
     def _why_no_metrics(self) -> str:
-        warned = [line for line in self._said if line.startswith(workload.WARNED)]
+        warned = self._warnings()
         if not warned:
             return "FAULTLENS=1 has no effect here; see `FAULTLENS=1 faultlens doctor`"
         return warned[-1].removeprefix(workload.WARNED).removeprefix("faultlens: ")
+
+    def _warnings(self) -> list[str]:
+        return [line for line in list(self._said) if line.startswith(workload.WARNED)]
 
     def _stop(self) -> None:
         process = self._process

@@ -19,7 +19,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from faultlens.demo.scrape import KINDS, Row, Scrape
+from faultlens.commands.demo.scrape import KINDS, Row, Scrape
 
 __all__ = ["View"]
 

@@ -75,24 +75,21 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.command == "demo":
         return _demo(arguments)
     if arguments.command == "serve":
-        try:
-            from faultlens import serve
-        except ImportError as error:  # a Python that was built without SQLite
-            print(f"faultlens serve: {error}: there can be no store here", file=sys.stderr)
-            return 1
+        from faultlens.commands import serve
+
         return serve.serve(host=arguments.host, port=arguments.port, store=arguments.store)
     if arguments.command == "dashboards":
-        from faultlens import dashboards
+        from faultlens.commands import dashboards
 
         return dashboards.write(arguments.directory, arguments.grafana_url, force=arguments.force)
     # What follows imports the SDKs to look at them: a server of our own would be in the way.
     enabled = "faultlens.imports" in sys.modules
     faultlens.disable()
     if arguments.command == "classes":
-        from faultlens import classes
+        from faultlens.commands import classes
 
         return classes.show(as_json=arguments.json)
-    from faultlens import doctor
+    from faultlens.commands import doctor
 
     return doctor.examine(enabled=enabled, record=arguments.record)
 
@@ -105,7 +102,7 @@ def _demo(arguments: argparse.Namespace) -> int:
             file=sys.stderr,
         )
         return 1
-    from faultlens.demo import run
+    from faultlens.commands.demo import run
 
     return run.demo(once=arguments.once, seconds=arguments.seconds, port=arguments.port)
 

@@ -10,7 +10,8 @@ from collections.abc import Iterator, Mapping
 
 from faultlens import rules
 from faultlens.failure import Kind
-from faultlens.sdks import ERRORS_MODULES, Rule, Sdk, adapter_for
+from faultlens.sdks import Rule, Sdk
+from faultlens.sdks.adapters import ERRORS_MODULES, adapter_for
 
 __all__ = ["NotLoaded", "load_sdks", "show"]
 

@@ -1,6 +1,6 @@
 """The program that the demo watches: both examples in one process, which knows nothing of metrics.
 
-    FAULTLENS=1 python -m faultlens.demo.workload
+    FAULTLENS=1 python -m faultlens.commands.demo.workload
 
 makes failures for ever and has them on http://localhost:9464/metrics; ``--rounds 1`` goes through
 each example once. With OTEL_TRACES_EXPORTER=otlp, or an OTLP endpoint, its spans are sent there.
@@ -29,7 +29,7 @@ WARNED = "WARNING of faultlens: "
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the examples; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="faultlens.demo.workload", description=__doc__)
+    parser = argparse.ArgumentParser(prog="faultlens.commands.demo.workload", description=__doc__)
     parser.add_argument("--rounds", type=int, help="how often (for ever)")
     parser.add_argument("--pause", type=float, default=0.5, help="seconds after each scenario")
     parser.add_argument(
@@ -88,8 +88,8 @@ def _send_what_is_left() -> None:
 
 
 def _examples(rounds: int | None, pause: float) -> tuple[Callable[[], None], ...]:
-    from faultlens.demo import durable_orders, flyte_tasks
-    from faultlens.demo.durable_server import DurableServer
+    from faultlens.commands.demo import durable_orders, flyte_tasks
+    from faultlens.commands.demo.durable_server import DurableServer
 
     def orders() -> None:
         with DurableServer() as server:

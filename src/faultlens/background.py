@@ -1,0 +1,276 @@
+"""The thread of our own, for everything that may wait.
+
+It serves /metrics or stands by to do so, keeps the ledgers in order, sends spans and counters, and
+writes log lines. Nothing inside a raise may wait, so whatever must wait is a `Job` here.
+
+The thread is not one of `threading`: a program that joins all threads, or waits until only one is
+left, ends as it does without faultlens. It blocks signals, which then still interrupt what the
+program's own threads wait for. It does not run in sub-interpreters, which could not end then. A
+forked child starts its own at its first failure. One that C code forked starts none: its
+interpreter's lock may still count the parent's thread as waiting, and a second thread would hang.
+
+A job that can hang, in a collector's socket for instance, holds up the other jobs of its thread:
+give it a `Background` of its own.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Mapping
+from typing import ParamSpec, TypeVar
+
+from faultlens import interpreter, natives
+from faultlens.natives import POLLIN, monotonic
+from faultlens.sockets import Socket, forget_the_parents
+
+__all__ = ["Background", "Job", "no_fork"]
+
+_log = logging.getLogger("faultlens")
+
+_PATIENCE = 5.0
+"""Seconds that `Background.remove` waits for a job."""
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+no_fork = natives.RLock()
+"""Held by a job while it imports or makes what a fork in the middle would leave unusable."""
+_FORK_SECONDS = 5.0
+"""How long a fork waits for that at most."""
+
+
+class Job:
+    """Something to do in the background. What it raises is logged at level DEBUG."""
+
+    interval = 1.0
+    """Seconds between two runs."""
+
+    def run(self) -> None:
+        """Called at the start, and then at each interval."""
+
+    def sockets(self) -> Mapping[int, int]:
+        """The descriptors to wait for, each with its events. Called before each wait."""
+        return {}
+
+    def ready(self, events: Mapping[int, int]) -> None:
+        """Called when some of these descriptors have events; one that was closed has, too.
+
+        Must deal with all of them: those that stay as they are have the same events again at once.
+        """
+
+    def end(self) -> None:
+        """Called once, at the end."""
+        self.run()
+
+
+class Background:
+    """A thread that runs jobs, between `start` and `stop`."""
+
+    def __init__(self) -> None:
+        self._jobs: list[Job] = []
+        self._thread: _Thread | None = None
+
+    def add(self, job: Job) -> None:
+        """Run a job, from the next second on at the latest."""
+        self._jobs.append(job)
+
+    def remove(self, job: Job) -> None:
+        """Run a job no longer; it is not called again, not even at the end.
+
+        Waits until its sockets are not waited for: closed meanwhile, they would stay open. Does not
+        wait for a job that hangs.
+        """
+        self._jobs.remove(job)
+        if self._thread is not None and self._thread.process == os.getpid():
+            self._thread.let_go()
+
+    def start(self) -> bool:
+        """Start the thread, unless it runs; returns False where none can be started."""
+        if self._thread is not None and self._thread.process == os.getpid():
+            return True
+        if sys.is_finalizing() or not interpreter.is_main():
+            return False
+        thread = _Thread(self._jobs)
+        try:
+            natives.start_new_thread(thread.run, ())
+        except RuntimeError:  # the system has no more threads, or the interpreter is at its end
+            return False
+        self._thread = thread
+        return True
+
+    def resume(self) -> None:
+        """In a child that Python forked, start the thread if the parent had one.
+
+        Never waits, so it may be called inside a raise.
+        """
+        if self._thread is not None:
+            forget_the_parents()
+            if not interpreter.forked_by_c_code():
+                self.start()
+
+    def stop(self, patience: float) -> bool:
+        """End all jobs and the thread; returns False if that takes more than `patience` seconds.
+
+        A job that hangs goes on hanging, and ends with the process.
+        """
+        thread, self._thread = self._thread, None
+        if thread is None or thread.process != os.getpid():
+            return True
+        return thread.stop(patience)
+
+
+class _Thread:
+    """One life of the thread."""
+
+    def __init__(self, jobs: list[Job]) -> None:
+        self.process = os.getpid()
+        self._jobs = jobs
+        self._bell = _Bell()
+        self._due: dict[Job, float] = {}
+        self._failed: set[Job] = set()
+        """Jobs whose sockets have to wait until their next run: they would fail again at once."""
+        self._ident = 0
+        self._stopping = False
+        self._turns = 0
+        self._ended = natives.allocate_lock()
+        self._ended.acquire()
+
+    def stop(self, patience: float) -> bool:
+        self._stopping = True
+        if self._ident == natives.get_ident():  # called by a job
+            return True
+        self._bell.ring()
+        ended: bool = self._ended.acquire(timeout=max(0.0, patience))
+        return ended
+
+    def let_go(self) -> None:
+        """Wait until nothing is done that was begun before."""
+        turns, end = self._turns, monotonic() + _PATIENCE
+        if self._ident != natives.get_ident():
+            self._bell.ring()
+            while self._turns == turns and monotonic() < end:
+                natives.sleep(0.001)
+
+    def run(self) -> None:
+        try:
+            self._ident = natives.get_ident()
+            _block_signals()
+            while not self._stopping:
+                try:
+                    self._turn((self._bell, *self._jobs))
+                except BaseException:  # poll() fails where the program may open no files any more
+                    _debug("the thread of faultlens failed")
+                    natives.sleep(1)  # rather than spin
+                finally:
+                    self._turns += 1
+            for job in (*self._jobs, self._bell):
+                self._call(job, job.end)
+        finally:
+            self._ended.release()
+
+    def _turn(self, jobs: tuple[Job, ...]) -> None:
+        """Run what is due, then wait for sockets until something is due again."""
+        for job in jobs:
+            if self._due.get(job, 0) <= monotonic():
+                self._failed.discard(job)
+                self._call(job, job.run)
+                self._due[job] = monotonic() + job.interval
+        watched = {job: self._call(job, job.sockets) or {} for job in jobs}
+        descriptors = {
+            number: events
+            for job, sockets in watched.items()
+            if job not in self._failed
+            for number, events in sockets.items()
+        }
+        seconds = min(self._due[job] for job in jobs) - monotonic()
+        happened = natives.wait(descriptors, max(0.0, seconds))
+        for job, sockets in watched.items():
+            ready = {number: happened[number] for number in sockets if number in happened}
+            if ready:
+                self._call(job, job.ready, ready)
+
+    def _call(self, job: Job, what: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
+        try:
+            return what(*args, **kwargs)
+        except BaseException:
+            self._failed.add(job)
+            _debug(f"{type(job).__name__} of faultlens failed")
+            return None
+        finally:
+            _leave_threading()
+
+
+class _Bell(Job):
+    """Wakes the thread before the end. Not for a raise: that could write to a stranger's file."""
+
+    def __init__(self) -> None:
+        self._ends: tuple[Socket, ...] = ()
+
+    def ring(self) -> None:
+        for end in self._ends[1:]:
+            try:
+                end.send(b"\0")
+            except OSError:  # the program has closed it: the thread wakes within a second
+                pass
+
+    def run(self) -> None:
+        if not (self._ends and all(end.is_ours() for end in self._ends)):
+            self.end()
+            self._ends = Socket.pair()
+
+    def sockets(self) -> Mapping[int, int]:
+        return {end.fileno(): POLLIN for end in self._ends[:1]}
+
+    def ready(self, events: Mapping[int, int]) -> None:
+        self.end()  # it has rung, or the program has closed it
+        self.run()
+
+    def end(self) -> None:
+        ends, self._ends = self._ends, ()
+        for end in ends:
+            end.close()
+
+
+def _block_signals() -> None:
+    """A program that blocks a signal, to wait for it, blocks it in its own threads only."""
+    if hasattr(signal, "pthread_sigmask"):
+        faults = {signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSEGV}
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals() - faults)
+
+
+def _debug(what: str) -> None:
+    try:
+        _log.debug(what, exc_info=True)
+    except BaseException:  # by a handler of the program's
+        pass
+
+
+def _leave_threading() -> None:
+    """Code that asks for the current thread, as logging does, enters this one in `threading`."""
+    threading = sys.modules.get("threading")
+    if threading is not None:
+        threading._active.pop(threading.get_ident(), None)
+
+
+_forking: dict[int, bool] = {}
+"""Whether the thread that forks got `no_fork`, by its identifier."""
+
+
+def _before_fork() -> None:
+    _forking[natives.get_ident()] = no_fork.acquire(timeout=_FORK_SECONDS)
+
+
+def _forked() -> None:
+    if _forking.pop(natives.get_ident(), False):
+        no_fork.release()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_before_fork,
+        after_in_parent=_forked,
+        after_in_child=no_fork._at_fork_reinit,
+    )

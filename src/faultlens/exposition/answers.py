@@ -1,0 +1,108 @@
+"""What the ``/metrics`` server answers: HTTP without a socket, from bytes to bytes."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Callable
+
+__all__ = ["LONGEST_HEAD", "STORE_HEADER", "Answers", "is_complete"]
+
+_log = logging.getLogger("faultlens")
+
+STORE_HEADER = "Faultlens-Store"
+"""The header that says whose counts an answer has: the identity of a store, or empty."""
+
+LONGEST_HEAD = 65536
+"""How many bytes of a request are looked at."""
+
+_END_OF_HEAD = re.compile(rb"\r?\n\r?\n")
+_FRONT_PAGE = """<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<title>faultlens</title>
+<style>
+body {{ font: 1rem/1.5 system-ui, sans-serif; max-width: 40rem; margin: 3rem auto }}
+</style>
+<h1>faultlens {version}</h1>
+<p>Whose fault a failure is: every exception that Flyte or Durable Workflow raises {where},
+counted by class, by kind (user, system or unknown) and by worker.</p>
+<p><a href="/metrics">/metrics</a> is for Prometheus to scrape.</p>
+</html>
+"""
+
+
+def is_complete(request: bytes) -> bool:
+    """Whether there is an answer: the head is there, or is longer than it may be."""
+    return len(request) > LONGEST_HEAD or _END_OF_HEAD.search(request) is not None
+
+
+class Answers:
+    """Answers requests for a page of metrics.
+
+    page: makes the page: from a scraper's Accept header to a content type and a body.
+    store: the identity of the store whose counts these are; empty if they are this process's alone.
+    """
+
+    def __init__(
+        self, page: Callable[[str], tuple[str, bytes]], version: str, store: Callable[[], str]
+    ) -> None:
+        self._page = page
+        self._version = version
+        self._store = store
+
+    def to(self, request: bytes) -> bytes:
+        """Head and body of the answer. The head has the length, so no part passes for the whole."""
+        from http import HTTPStatus  # when it is needed: every program would wait for the import
+
+        head: bytes = _END_OF_HEAD.split(request, 1)[0]
+        first, *lines = head.decode("latin-1").split("\n")
+        method, target, *_ = [*first.split(), "", ""]
+        headers = {
+            name.strip().lower(): value.strip()
+            for name, _, value in (line.partition(":") for line in lines)
+        }
+        if len(head) > LONGEST_HEAD:
+            status, kind, body = _text(431, "The request is too long.")
+        elif method not in ("GET", "HEAD"):
+            status, kind, body = _text(405, "GET and HEAD are allowed.")
+        else:
+            status, kind, body = self._at(target.partition("?")[0], headers.get("accept", ""))
+        answer = [
+            f"HTTP/1.1 {status} {HTTPStatus(status).phrase}",
+            f"Content-Type: {kind}",
+            f"{STORE_HEADER}: {self._store()}",
+            "Allow: GET, HEAD",
+            "Connection: close",
+        ]
+        if "gzip" in headers.get("accept-encoding", ""):
+            import gzip
+
+            answer.append("Content-Encoding: gzip")
+            body = gzip.compress(body, 1, mtime=0)  # a time would come from the program's clock
+        answer += [f"Content-Length: {len(body)}", "", ""]
+        encoded = "\r\n".join(answer).encode("latin-1", "replace")
+        return encoded if method == "HEAD" else encoded + body
+
+    def _at(self, path: str, accept: str) -> tuple[int, str, bytes]:
+        """Status, content type and body."""
+        if path == "/metrics":
+            try:
+                return 200, *self._page(accept)
+            except OSError as error:  # the counts cannot be read now
+                return _text(503, str(error))
+            except Exception as error:
+                _log.debug("faultlens cannot make the page", exc_info=True)
+                return _text(500, f"The page cannot be made: {error!r}")
+        if path == "/":
+            where = "on this host" if self._store() else f"in this process (pid {os.getpid()})"
+            page = _FRONT_PAGE.format(version=self._version, where=where)
+            return 200, "text/html; charset=utf-8", page.encode()
+        if path == "/-/healthy":
+            return _text(200, "faultlens is healthy.")
+        return _text(404, "Not found. The metrics are at /metrics.")
+
+
+def _text(status: int, text: str) -> tuple[int, str, bytes]:
+    return status, "text/plain; charset=utf-8", f"{text}\n".encode(errors="replace")

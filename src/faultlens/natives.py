@@ -1,0 +1,82 @@
+"""Clocks, threads, locks and sockets of the interpreter itself, whatever the host patches.
+
+gevent and eventlet replace functions in the standard modules, perhaps before faultlens is imported.
+freezegun and ``patch("time.time")`` replace them later, freezegun in every module that has them. A
+second instance of a built-in module has functions of its own, which none of these finds.
+"""
+
+from __future__ import annotations
+
+from _socket import close, getaddrinfo, socket
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from importlib.machinery import BuiltinImporter, PathFinder
+from importlib.util import module_from_spec
+from math import ceil
+from typing import Any
+
+__all__ = [
+    "POLLIN",
+    "POLLOUT",
+    "RLock",
+    "allocate_lock",
+    "close",
+    "get_ident",
+    "getaddrinfo",
+    "monotonic",
+    "pristine",
+    "sleep",
+    "socket",
+    "start_new_thread",
+    "time",
+    "wait",
+]
+
+
+def pristine(name: str) -> Any:
+    """A second instance of a built-in module, not entered in `sys.modules`."""
+    spec = BuiltinImporter.find_spec(name) or PathFinder.find_spec(name)
+    if spec is None or spec.loader is None:
+        return import_module(name)
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+_time, _thread, _select = map(pristine, ("time", "_thread", "select"))
+
+time: Callable[[], float] = _time.time
+monotonic: Callable[[], float] = _time.monotonic
+sleep: Callable[[float], None] = _time.sleep
+get_ident: Callable[[], int] = _thread.get_ident
+start_new_thread: Callable[[Callable[[], object], tuple[()]], int] = _thread.start_new_thread
+allocate_lock = _thread.allocate_lock
+RLock = _thread.RLock
+
+POLLIN, POLLOUT = 1, 4
+
+
+def wait(watched: Mapping[int, int], seconds: float) -> dict[int, int]:
+    """Wait until something happens on one of these descriptors; returns what, by descriptor.
+
+    watched: for each descriptor, what to wait for.
+    seconds: how long at most.
+    """
+    poll = _select.poll()
+    for number, events in watched.items():
+        poll.register(number, events)
+    return dict(poll.poll(ceil(seconds * 1000)))
+
+
+def _wait_by_select(watched: Mapping[int, int], seconds: float) -> dict[int, int]:
+    if not watched:  # which select() refuses on Windows
+        sleep(seconds)
+        return {}
+    reading = [number for number, events in watched.items() if events & POLLIN]
+    writing = [number for number, events in watched.items() if events & POLLOUT]
+    readable, writable, _ = _select.select(reading, writing, [], seconds)
+    return {**dict.fromkeys(readable, POLLIN), **dict.fromkeys(writable, POLLOUT)}
+
+
+if not hasattr(_select, "poll"):
+    wait = _wait_by_select

@@ -1,0 +1,171 @@
+"""What is counted: the keys of the ledgers, and the metrics that are made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+from faultlens.exposition.layout import Count, Key, total
+from faultlens.failure import Failure, Role
+
+__all__ = [
+    "CLASS_LIMIT",
+    "CODE_LIMIT",
+    "COUNTERS",
+    "DROPPED",
+    "FAILURES",
+    "LAST_FAILURE",
+    "OTHER",
+    "SUPPRESSED",
+    "WORKER_LIMIT",
+    "Labels",
+    "Metric",
+    "fewer",
+    "key_of",
+    "totals",
+]
+
+FAILURES = "failures"
+SUPPRESSED = "suppressed"
+CODES = "failure_codes"
+DROPPED = "dropped"
+
+CLASS_LIMIT = 300
+"""Distinct classes with a raise, in all ledgers together."""
+WORKER_LIMIT = 100
+"""Distinct workers."""
+CODE_LIMIT = 500
+"""Distinct pairs of class and code."""
+OTHER = "_OTHER"
+"""The label value of what is beyond a limit."""
+
+_DROP_REASONS = (
+    "class_limit",
+    "code_limit",
+    "internal_error",
+    "reentrant",
+    "span_error",
+    "store_error",
+    "worker_limit",
+)
+"""Why something is in ``faultlens_dropped_total``."""
+
+Labels = tuple[str, ...]
+"""The values of a metric's labels."""
+
+
+class Metric(NamedTuple):
+    """A metric's name, without its suffix, its help text and the names of its labels."""
+
+    name: str
+    help: str
+    labels: tuple[str, ...]
+
+
+COUNTERS = (
+    Metric(
+        FAILURES,
+        "Failures, each once, by SDK exception class, whose fault it was and who ran it. "
+        "Page the platform team for kind=system.",
+        ("class", "kind", "worker"),
+    ),
+    Metric(
+        SUPPRESSED,
+        "Raised SDK exceptions that are not counted again, and the reason.",
+        ("class", "kind", "worker", "reason"),
+    ),
+    Metric(CODES, "Failures by the code their exception carries.", ("class", "code")),
+    Metric(
+        DROPPED,
+        "What faultlens could not record as it should; above 0, look at the reason.",
+        ("reason",),
+    ),
+)
+LAST_FAILURE = Metric(
+    "last_failure_timestamp_seconds",
+    "When the last such failure was, in seconds since 1970.",
+    ("class", "kind", "worker"),
+)
+
+
+def key_of(failure: Failure) -> Key:
+    """What one raised SDK exception is counted under: all that the metrics tell of it."""
+    if failure.role is Role.ORIGIN:
+        return FAILURES, failure.type, failure.kind._value_, failure.worker, failure.code or ""
+    return SUPPRESSED, failure.type, failure.kind._value_, failure.worker, failure.role._value_
+
+
+def fewer(key: Key) -> Key:
+    """The key without what there may be too many of: class, worker and code."""
+    if key[0] == FAILURES:
+        return FAILURES, OTHER, key[2], OTHER, ""
+    if key[0] == SUPPRESSED:
+        return SUPPRESSED, OTHER, key[2], OTHER, key[4]
+    return key
+
+
+def totals(
+    counts: Mapping[Key, Count], expected: Iterable[tuple[str, str, str]]
+) -> dict[str, dict[Labels, Count]]:
+    """The counts by metric and labels, with `OTHER` for what is beyond a limit.
+
+    The limits admit names in the order of their birth: one that was admitted once always is.
+
+    expected: class, kind and worker of each series that starts at 0, since `increase()` cannot see
+        a counter that is born at 1.
+    """
+    found: dict[str, dict[Labels, Count]] = {metric.name: {} for metric in COUNTERS}
+    classes, workers, codes = (
+        _Admitted("class_limit", CLASS_LIMIT),
+        _Admitted("worker_limit", WORKER_LIMIT),
+        _Admitted("code_limit", CODE_LIMIT),
+    )
+
+    def count_in(name: str, labels: Labels, count: Count) -> None:
+        found[name][labels] = total(found[name].get(labels), count)
+
+    for (name, *values), count in sorted(counts.items(), key=lambda item: item[1].born):
+        if name == DROPPED:
+            count_in(name, tuple(values), count)
+        elif name in (FAILURES, SUPPRESSED):
+            cls, kind, worker, detail = values
+            (cls,) = classes.admit((cls,), count)
+            (worker,) = workers.admit((worker,), count)
+            if name == SUPPRESSED:
+                count_in(name, (cls, kind, worker, detail), count)
+            else:
+                count_in(name, (cls, kind, worker), count)
+                if detail:
+                    count_in(CODES, codes.admit((cls, detail), count), count)
+    for limited in (classes, workers, codes):
+        if limited.refused is not None:
+            count_in(DROPPED, (limited.reason,), limited.refused)
+    for reason in _DROP_REASONS:
+        found[DROPPED].setdefault((reason,), _NEVER)
+    for labels in expected:
+        found[FAILURES].setdefault(labels, _NEVER)
+    return found
+
+
+_NEVER = Count(0, 0.0, 0.0)
+
+
+class _Admitted:
+    """The first so many values of a label."""
+
+    def __init__(self, reason: str, limit: int) -> None:
+        self.reason = reason
+        self.refused: Count | None = None
+        """What was counted beyond the limit."""
+        self._limit = limit
+        self._values: set[Labels] = set()
+
+    def admit(self, value: Labels, count: Count) -> Labels:
+        other = (OTHER,) * len(value)
+        if value in self._values or value == other:
+            return value
+        if len(self._values) < self._limit:
+            self._values.add(value)
+            return value
+        self.refused = total(self.refused, count)
+        return other
