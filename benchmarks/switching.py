@@ -100,7 +100,7 @@ def measure(limit: int) -> dict[str, float]:
     def paired(name: str, act: Callable[[], None]) -> None:
         for number in range(ROUNDS):
             for hooked in (False, True) if number % 2 else (True, False):
-                hook = Hook(lambda exc, frame: None, lambda reason, error: None)
+                hook = Hook(lambda exc, frame, counted: None, lambda reason, error: None)
                 if hooked:
                     hook.watch([Error])
                 start = time.perf_counter()
