@@ -130,7 +130,8 @@ def recording_span(setup: Setup) -> Setup:
 # The tables.
 
 
-def failures() -> None:
+def failing() -> Act:
+    """What raises a Flyte exception and catches it."""
     from flyte.errors import RuntimeUserError
 
     def fail() -> None:
@@ -138,6 +139,12 @@ def failures() -> None:
             raise RuntimeUserError("CODE", "message")
         except RuntimeUserError:
             pass
+
+    return fail
+
+
+def failures() -> None:
+    from flyte.errors import RuntimeUserError
 
     def by_hand(counters: Sequence[Any]) -> Act:
         failures, codes = counters
@@ -156,9 +163,9 @@ def failures() -> None:
         {
             "two prometheus_client counters by hand": (off, by_hand(two_counters())),
             "the same in its multiprocess mode": (off, by_hand(two_counters(shared=True))),
-            "without anything": (off, fail),
-            "faultlens, FAULTLENS_STORE=off": (memory, fail),
-            "faultlens": (ledger, fail),
+            "without anything": (off, failing()),
+            "faultlens, FAULTLENS_STORE=off": (memory, failing()),
+            "faultlens": (ledger, failing()),
             "constructed only": (ledger, lambda: RuntimeUserError("CODE", "message")),
         },
     )
@@ -185,12 +192,6 @@ def two_counters(shared: bool = False) -> tuple[Any, Any]:
 def spans() -> None:
     from flyte.errors import RuntimeUserError
     from opentelemetry import trace
-
-    def fail() -> None:
-        try:
-            raise RuntimeUserError("CODE", "message")
-        except RuntimeUserError:
-            pass
 
     def by_hand() -> None:
         try:
@@ -237,9 +238,9 @@ def spans() -> None:
             "record_exception": (recording_span(off), record_exception),
             "faultlens, FAULTLENS_STACKTRACES=0": (
                 recording_span(on(FAULTLENS_STACKTRACES="0")),
-                fail,
+                failing(),
             ),
-            "faultlens": (recording_span(ledger), fail),
+            "faultlens": (recording_span(ledger), failing()),
         },
     )
 

@@ -102,7 +102,7 @@ def test_a_thousand_subclasses_shut_nobody_out(tmp_path: Path) -> None:
 
 
 def test_what_a_store_of_ended_processes_has_starts_at_0_too(tmp_path: Path) -> None:
-    """A class that only a worker process defines is on the page of whoever serves."""
+    """The page has a class that only a worker process defines."""
     env = {"FAULTLENS_STORE": str(tmp_path / "store")}
     children.run("import flyte.errors\nclass Theirs(flyte.errors.RuntimeUserError): pass", env=env)
     found = children.report(

@@ -52,7 +52,7 @@ class Failure(NamedTuple):
     why: str = ""
     """The reason for the role in words, for the debug log."""
     carries: str | None = None
-    """The class of the exception behind a carrier, as far as it is known."""
+    """The class of the exception behind a carrier; None if it is not known."""
     code: str | None = None
     """The SDK's or the user's short error code as text, if the exception has one."""
     context: Mapping[str, str] = MappingProxyType({})

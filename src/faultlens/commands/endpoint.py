@@ -9,6 +9,9 @@ from email.message import Message
 from http.client import HTTPException
 from urllib.error import HTTPError
 
+from faultlens.exposition.answers import STORE_HEADER
+from faultlens.exposition.serving import address
+
 __all__ = [
     "STORE_HEADER",
     "address",
@@ -19,15 +22,7 @@ __all__ = [
     "stranger",
 ]
 
-STORE_HEADER = "Faultlens-Store"
-"""The answers' header that says whose counts these are: the identity of a store, or empty."""
-
 _TIMEOUT = 5.0
-
-
-def address(host: str, port: int) -> str:
-    """``host:port``, with an IPv6 address in brackets."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def metrics_url(host: str, port: int) -> str:

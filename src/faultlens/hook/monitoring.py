@@ -7,8 +7,8 @@ function check its instrumentation on its next call, on 3.15 it re-instruments e
 each thread (0.9 ms with 30 threads of 15 frames), and under the JIT it discards compiled code.
 
 The interpreter reports no raises of a thread while a callback runs in it. An SDK exception that a
-signal handler or finalizer raises there is found by its traceback when the callback ends, or, if it
-has died by then, counted as dropped.
+signal handler or finalizer raises there is found by its traceback when the callback ends. If it has
+died before that, it is counted as dropped.
 
 A switch walks the frames of every thread. In a process that C code forked, the interpreter still
 lists the parent's threads, whose stacks new threads overwrite: a switch would crash there (3.12,
