@@ -27,10 +27,11 @@ from tests import children
 from tests.children import TIMEOUT
 
 
-def needs(tool: str) -> pytest.MarkDecorator:
-    """Skip where a tool is not on PATH; in CI, where it must be, fail."""
+def needs(tool: str, path: Path | None = None) -> pytest.MarkDecorator:
+    """Skip where a tool is neither at `path` nor on PATH; in CI, where it must be, fail."""
+    there = path.exists() if path else shutil.which(tool) is not None
     return pytest.mark.skipif(
-        shutil.which(tool) is None and "CI" not in os.environ, reason=f"{tool} is not on PATH"
+        not there and "CI" not in os.environ, reason=f"{tool} is not installed"
     )
 
 

@@ -24,7 +24,7 @@ def pip(*args: str, python: Path | str = sys.executable) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=children.TIMEOUT,
     )
     assert done.returncode == 0, done.stderr
 
@@ -86,7 +86,7 @@ def start(python: Path, *args: str, value: str | None) -> subprocess.CompletedPr
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=children.TIMEOUT,
     )
 
 

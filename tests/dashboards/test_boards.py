@@ -526,10 +526,7 @@ def test_traces_are_asked_for_by_their_events() -> None:
 
 
 @needs("node")
-@pytest.mark.skipif(
-    not (TOOLS / "node_modules" / "@grafana" / "lezer-traceql").exists() and "CI" not in os.environ,
-    reason="@grafana/lezer-traceql is not installed in .venv/tools",
-)
+@needs("lezer-traceql", TOOLS / "node_modules" / "@grafana" / "lezer-traceql")
 def test_traceql_is_traceql() -> None:
     wrong = ['{ event:nam = "exception" }', '{ event.exception.type =~ "a" && }']
     script = Path(__file__).with_name("traceql.mjs")

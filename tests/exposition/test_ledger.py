@@ -58,7 +58,7 @@ def attack(name: str, **options: object) -> Any:
 
 
 def run(name: str, *before: str, **options: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(name, *before, **options), **PIPES, timeout=900)
+    return subprocess.run(command(name, *before, **options), **PIPES, timeout=children.TIMEOUT)
 
 
 def command(name: str, *before: str, **options: object) -> list[str]:
@@ -357,7 +357,7 @@ NAMESPACE = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
 def permitted(*arguments: str) -> None:
     """Skip the test where the system does not permit this."""
     try:
-        done = subprocess.run(arguments, capture_output=True, check=False, timeout=60)
+        done = subprocess.run(arguments, capture_output=True, check=False, timeout=children.TIMEOUT)
     except FileNotFoundError:
         pytest.skip(f"no {arguments[0]}")
     if done.returncode != 0:

@@ -13,6 +13,4 @@ from tests.harmless import soak
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="no /proc")
 def test_after_many_rounds_all_is_as_after_a_few_and_every_count_is_exact(tmp_path: Path) -> None:
     pytest.importorskip("opentelemetry.exporter.otlp.proto.http")
-    seen = list(islice(soak.rounds(tmp_path), 2 * soak.WARM_UP))
-    done = sum(each.done for each in seen)
-    assert soak.problems(seen[soak.WARM_UP - 1], seen[-1], done) == []
+    assert soak.problems(list(islice(soak.rounds(tmp_path), 2 * soak.WARM_UP))) == []

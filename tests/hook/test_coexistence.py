@@ -340,7 +340,7 @@ def test_a_debugger_steps_as_ever_and_the_count_is_exact(tmp_path: Path) -> None
             input=commands,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=children.TIMEOUT,
             check=True,
         )
         assert done.stderr == ""
@@ -453,14 +453,14 @@ def test_coverage_measures_the_same_and_the_count_is_exact(core: str, tmp_path: 
             cwd=tmp_path,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=children.TIMEOUT,
             check=True,
         )
         subprocess.run(
             [*command, "json", "-q", "-o", "coverage.json"],
             env=children.environment(dict(env)),
             cwd=tmp_path,
-            timeout=120,
+            timeout=children.TIMEOUT,
             check=True,
         )
         report = json.loads((tmp_path / "coverage.json").read_text())

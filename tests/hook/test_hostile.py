@@ -327,7 +327,7 @@ def test_raises_while_this_thread_is_inside_a_lock_of_opentelemetry_s_do_not_han
             span.set_attributes(Interrupted(key="value"))
         inside.report([inside.total(), span.attributes["key"]])
     """
-    assert children.report(source, timeout=15) == [1, "value"]
+    assert children.report(source) == [1, "value"]
 
 
 _SIGNALLED = """

@@ -150,7 +150,7 @@ def test_multiprocessing_children_count_their_own(method: str, tmp_path: Path) -
         env=children.environment(),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=children.TIMEOUT,
         check=True,
     )
     assert json.loads(done.stdout) == [3, 0, 3, 0]
@@ -193,7 +193,7 @@ def test_an_exception_that_comes_back_from_a_process_pool_counts_once_in_a_store
         ),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=children.TIMEOUT,
         check=True,
     )
     in_the_child, failures, suppressed = json.loads(done.stdout)
@@ -289,7 +289,7 @@ def _counted(*command: str, env: dict[str, str | None] | None = None) -> object:
         env=children.environment(env),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=children.TIMEOUT,
         check=True,
     )
     assert done.stderr == ""
