@@ -6,8 +6,9 @@ writes log lines. Nothing inside a raise may wait, so whatever must wait is a `J
 The thread is not one of `threading`: a program that joins all threads, or waits until only one is
 left, ends as it does without faultlens. It blocks signals, which then still interrupt what the
 program's own threads wait for. It does not run in sub-interpreters, which could not end then. A
-forked child starts its own at its first failure. One that C code forked starts none: its
-interpreter's lock may still count the parent's thread as waiting, and a second thread would hang.
+forked child starts its own at its first failure. One that C code forked starts none if the parent
+had one: its interpreter's lock may still count that as waiting, and a second thread would hang. So
+uWSGI's master, whose workers C code forks, starts none.
 
 A job that can hang, in a collector's socket for instance, holds up the other jobs of its thread:
 give it a `Background` of its own.
@@ -72,6 +73,8 @@ class Background:
     def __init__(self) -> None:
         self._jobs: list[Job] = []
         self._thread: _Thread | None = None
+        self._in_workers = False
+        """Whether to start in the workers of this process, uWSGI's master."""
 
     def add(self, job: Job) -> None:
         """Run a job, from the next second on at the latest."""
@@ -93,6 +96,9 @@ class Background:
             return True
         if sys.is_finalizing() or not interpreter.is_main():
             return False
+        self._in_workers = interpreter.is_master_of_uwsgi()
+        if self._in_workers:
+            return False
         thread = _Thread(self._jobs)
         try:
             natives.start_new_thread(thread.run, ())
@@ -102,11 +108,13 @@ class Background:
         return True
 
     def resume(self) -> None:
-        """In a child that Python forked, start the thread if the parent had one.
+        """In a forked child, start the thread if the parent had one or its workers are to have one.
 
         Never waits, so it may be called inside a raise.
         """
-        if self._thread is not None:
+        if self._in_workers:
+            self.start()
+        elif self._thread is not None:
             forget_the_parents()
             if not interpreter.forked_by_c_code():
                 self.start()

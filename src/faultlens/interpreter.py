@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import importlib
 import os
+import sys
 from os import getpid
 
-__all__ = ["forked_by_c_code", "is_main"]
+__all__ = ["forked_by_c_code", "is_main", "is_master_of_uwsgi"]
 
 _MODULES = ("_interpreters", "_xxsubinterpreters")
 """What concurrent.interpreters (3.14) is made of, by its name from 3.13 on and before."""
@@ -32,6 +33,16 @@ def forked_by_c_code() -> bool:
     Its interpreter still lists the parent's threads, and its lock may count them as waiting.
     """
     return getpid() != _process
+
+
+def is_master_of_uwsgi() -> bool:
+    """Whether uWSGI loads the program in the process from which its C code forks the workers."""
+    uwsgi = sys.modules.get("uwsgi")
+    try:
+        forks = uwsgi.masterpid() or uwsgi.numproc > 1  # type: ignore[union-attr]
+        return bool(forks and uwsgi.worker_id() == 0)  # type: ignore[union-attr]
+    except Exception:  # it is not there, or is another module of this name
+        return False
 
 
 _process = getpid()

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import children
 from tests.children import TIMEOUT
 from tests.exposition.hosts import COMMON, Host, listeners, needs_proc, program
 from tests.servers import until
@@ -177,6 +178,64 @@ def test_a_child_that_c_code_forked_has_no_thread_of_ours_and_switches_no_events
     """)
     child, raise_ = done.stdout.splitlines()
     assert child == f"0 {raise_} {raise_} 1"
+
+
+def test_the_workers_that_uwsgi_forks_from_its_master(host: Host) -> None:
+    """Each worker serves, and counts in its threads, although the master has a thread (Flyte's).
+
+    On Python 3.13 a switch of events crashes such a worker, without faultlens too.
+    """
+    uwsgi = """
+        import sys, types
+
+        uwsgi = sys.modules["uwsgi"] = types.ModuleType("uwsgi")
+        uwsgi.numproc = 2
+        uwsgi.masterpid = lambda: 0
+        uwsgi.worker_id = lambda: number
+
+        number = 0
+    """
+    source = """
+        def request():
+            ready.wait()
+            fail()
+            for _ in range(100):
+                try:
+                    int("x")
+                except ValueError:
+                    pass
+
+        def deep(frames):
+            if frames:
+                deep(frames - 1)
+            started.set()
+            over.wait()
+
+        def work():
+            global number
+            number = 1
+            threads = [threading.Thread(target=request) for _ in range(9)]
+            for thread in threads:
+                thread.start()
+            request()
+            for thread in threads:
+                thread.join()
+            assert b"faultlens_failures_total" in page()
+
+        ready = threading.Barrier(10)
+        started, over = threading.Event(), threading.Event()
+        thread = threading.Thread(target=deep, args=(20,))
+        thread.start()
+        started.wait()
+        fork = fork_by_c_code
+        for _ in range(5):
+            status = ended(child(work))
+            assert status == 0, status
+        over.set()
+    """
+    done = children.run(textwrap.dedent(uwsgi) + program(source), env=dict(host.env), check=False)
+    assert done.returncode == 0, done.stderr
+    assert host.counted() == {"failures": 5 * 10}
 
 
 def test_forks_in_threads_while_threads_raise_and_scrape(host: Host) -> None:

@@ -12,7 +12,8 @@ died before that, it is counted as dropped.
 
 A switch walks the frames of every thread. In a process that C code forked, the interpreter still
 lists the parent's threads, whose stacks new threads overwrite: a switch would crash there (3.12,
-3.13). So the event stays on in such a process.
+3.13). So the event stays on in such a process. In uWSGI's master, from which C code forks workers,
+it is on from the start: importing Flyte starts a thread there.
 """
 
 from __future__ import annotations
@@ -61,6 +62,7 @@ class Monitoring:
         self._on: Callable[[], Any] = _nothing
         self._off: Callable[[], Any] = _nothing
         self._is_on = False
+        self._stays_on = False
         self._numbers = count()
         self._last_number = -1
         """That of the exception reported last."""
@@ -90,12 +92,16 @@ class Monitoring:
             self._on = partial(sys.monitoring.set_events, tool, event)
             self._off = partial(sys.monitoring.set_events, tool, 0)
             sys.monitoring.register_callback(tool, event, self._callback)
+            self._stays_on = interpreter.is_master_of_uwsgi()
+            if self._stays_on:
+                self._is_on = True
+                self._on()
             return True
         return False
 
     def stop(self) -> None:
         if sys.version_info >= (3, 12) and self._tool is not None:
-            if not interpreter.forked_by_c_code():
+            if self._may_switch_off():
                 self._off()
             self._on = self._off = _nothing
             self._is_on = False
@@ -150,9 +156,12 @@ class Monitoring:
                 # handlers and finalizers take turns at calls and jumps. `expect` first makes its
                 # exception pending and then looks at the flag, so either this test sees it or it
                 # switches on.
-                if not interpreter.forked_by_c_code() and not self._pending:
+                if self._may_switch_off() and not self._pending:
                     self._is_on = False
                     self._off()
+
+    def _may_switch_off(self) -> bool:
+        return not self._stays_on and not interpreter.forked_by_c_code()
 
     def _report_unseen(self) -> None:
         """Report what was raised in this thread while this callback ran."""
