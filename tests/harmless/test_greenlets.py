@@ -1,0 +1,76 @@
+"""Greenlets: a raise that let another greenlet run would lose what that one raises.
+
+The interpreter reports no events of a thread while our callback runs in it.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from tests import children
+
+GREENLETS = 40
+
+_PATCH = {
+    "gevent": "from gevent import monkey; monkey.patch_all()",
+    "eventlet": "import eventlet; eventlet.monkey_patch()",
+}
+_IMPORT = "import flyte.errors"
+
+_PROGRAM = """
+import time
+import inside
+from opentelemetry import trace
+from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
+
+class Sleeps(SpanProcessor):
+    def on_start(self, span, parent_context=None):
+        time.sleep(0)
+    def on_end(self, span):
+        time.sleep(0)
+
+provider = TracerProvider()
+provider.add_span_processor(Sleeps())
+trace.set_tracer_provider(provider)
+
+class Failure(flyte.errors.RuntimeUserError):
+    def __str__(self):
+        time.sleep(0)
+        return "waits"
+
+done = []
+
+def work(number):
+    for _ in range(5):
+        time.sleep(0)
+        try:
+            raise Failure("c", "m")
+        except Failure:
+            pass
+        with trace.get_tracer("host").start_as_current_span("host"):
+            try:
+                raise Failure("c", "m")
+            except Failure:
+                pass
+    done.append(number)
+"""
+
+_RUN = {
+    "gevent": "import gevent; gevent.joinall([gevent.spawn(work, n) for n in range({n})])",
+    "eventlet": """
+pool = eventlet.GreenPool()
+for number in range({n}):
+    pool.spawn(work, number)
+pool.waitall()
+""",
+}
+
+
+@pytest.mark.parametrize("first", ["patch", "import"])
+@pytest.mark.parametrize("package", _PATCH)
+def test_each_raise_of_each_greenlet_is_counted(package: str, first: str) -> None:
+    pytest.importorskip(package)
+    order = [_PATCH[package], _IMPORT] if first == "patch" else [_IMPORT, _PATCH[package]]
+    source = "\n".join([*order, _PROGRAM, _RUN[package].format(n=GREENLETS)])
+    counted = children.report(f"{source}\ninside.report([len(done), inside.total()])")
+    assert counted == [GREENLETS, GREENLETS * 10]
