@@ -34,17 +34,21 @@ SUITES: Mapping[str, tuple[int, Sequence[str]]] = {
     "package": (40, []),  # all tests that no other suite has
     "demo": (45, ["demo"]),
     "dashboards": (130, ["dashboards", "test_dashboards.py"]),
-    "flows": (50, []),  # no tests but the programs in FLOWS
+    "flows": (50, []),  # these two are no tests but PROGRAMS
+    "compat": (200, []),
 }
 """For each suite its seconds on two idle cores, and where its tests are."""
 
-FLOWS = ("tests.sdks.flyte_flows", "tests.sdks.durable_flows")
-"""They print what happens in an SDK, how often it truly goes wrong, and what is counted."""
+PROGRAMS: Mapping[str, Sequence[str]] = {
+    "flows": ("tests.sdks.flyte_flows", "tests.sdks.durable_flows"),
+    "compat": ("tests.compat",),
+}
+"""They print tables, and fail if something in them is wrong."""
 
 DEFAULTS: Mapping[str, Mapping[str, Sequence[str]]] = {
     "test": {
         "oldest": ["hook", "sdks", "sinks", "exposition", "package"],
-        "newest": [suite for suite in SUITES if suite != "flows"],
+        "newest": [suite for suite in SUITES if suite not in PROGRAMS],
     },
     "flows": {sdks: ["flows"] for sdks in SDKS},
 }
@@ -167,12 +171,13 @@ def run(environment: Environment, suite: str) -> Result:
     say(f"\n== {environment.name}: {suite}")
     started = time.monotonic()
     python = str(environment.folder / "bin" / "python")
-    passed, failed, skipped = flows(python) if suite == "flows" else tests(python, suite)
+    programs = PROGRAMS.get(suite)
+    passed, failed, skipped = run_programs(python, programs) if programs else tests(python, suite)
     return Result(environment.name, suite, time.monotonic() - started, passed, failed, skipped)
 
 
-def flows(python: str) -> tuple[int, list[str], list[str]]:
-    def flow(module: str) -> subprocess.CompletedProcess[str]:
+def run_programs(python: str, modules: Sequence[str]) -> tuple[int, list[str], list[str]]:
+    def start(module: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [python, "-m", module],
             cwd=ROOT,
@@ -184,12 +189,12 @@ def flows(python: str) -> tuple[int, list[str], list[str]]:
 
     failed = []
     with ThreadPoolExecutor() as pool:
-        for module, done in zip(FLOWS, pool.map(flow, FLOWS), strict=True):
+        for module, done in zip(modules, pool.map(start, modules), strict=True):
             say(done.stdout)
             if done.returncode != 0:
                 say(done.stderr)
                 failed.append(module)
-    return len(FLOWS) - len(failed), failed, []
+    return len(modules) - len(failed), failed, []
 
 
 def tests(python: str, suite: str) -> tuple[int, list[str], list[str]]:
