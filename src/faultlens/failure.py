@@ -36,6 +36,8 @@ class Role(str, Enum):
     """Raised and swallowed by the SDK while nothing went wrong."""
     CONFIGURED = "configured"
     """Left out by the user's configuration."""
+    PEER = "peer"
+    """Another rank of the same clustered attempt has counted."""
 
 
 class Failure(NamedTuple):
@@ -60,3 +62,9 @@ class Failure(NamedTuple):
 
     Empty unless a span or a log records it.
     """
+    task: str = ""
+    """The task, activity or workflow that was running, by a stable name; empty outside of one."""
+    reason: str = ""
+    """What went wrong: a word of `faultlens.rules.REASONS`, or empty."""
+    owner: str = ""
+    """Who has to act, as a rule names them, or empty."""

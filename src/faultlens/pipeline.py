@@ -20,10 +20,10 @@ from faultlens.background import Background, Job, no_fork
 from faultlens.exposition.ledger import Ledger
 from faultlens.exposition.ledgers import Ledgers, Reading
 from faultlens.exposition.serving import Server
-from faultlens.failure import Failure
+from faultlens.failure import Failure, Kind, Role
 from faultlens.hook import Hook
 from faultlens.identity import IdentityMap
-from faultlens.sdks import Sdk
+from faultlens.sdks import Converted, Sdk
 from faultlens.sdks.adapters import ERRORS_MODULES, adapter_for
 from faultlens.settings import Settings
 from faultlens.sinks import exporters
@@ -239,19 +239,30 @@ class Pipeline:
 
     def converted(
         self, native: BaseException, convert: Callable[[], BaseException]
-    ) -> Callable[[], None]:
+    ) -> Converted:
         """Record a failure that raised no SDK exception; never raises what is not the host's."""
         if self._sdk_of(type(native)) is not None:
-            return _nothing  # the hook has seen it
+            return Converted(self.outcome(native), _nothing)  # the hook has seen it
         try:
             exc = convert()  # not within `report`: it makes SDK exceptions, which the hook sees
         except Exception as error:
             if guard.of_a_signal(error):
                 raise
             self._dropped("internal_error", error)
-            return _nothing
-        self.hook.report(lambda: self._record_converted(native, exc))
-        return lambda: self.spans.forget(native)
+            return Converted(Kind.UNKNOWN.value, _nothing)
+        outcomes: list[str] = []
+        self.hook.report(lambda: outcomes.append(self._record_converted(native, exc)))
+        outcome = outcomes[0] if outcomes else Kind.UNKNOWN.value
+        return Converted(outcome, lambda: self.spans.forget(native))
+
+    def attempted(self, sdk: Sdk, task: str, outcome: str) -> None:
+        self.ledger.add((series.ATTEMPTS, sdk.package, task, outcome), natives.time())
+
+    def outcome(self, exc: BaseException) -> str:
+        """The outcome of an attempt that this SDK exception ended."""
+        self.hook.poll()
+        failure = self.seen.get(exc)
+        return _outcome(failure) if failure is not None else Kind.UNKNOWN.value
 
     # What the metrics are read from.
 
@@ -306,15 +317,18 @@ class Pipeline:
         if wanted:
             self._write(failure, exc, frame, span)
 
-    def _record_converted(self, native: BaseException, exc: BaseException) -> None:
+    def _record_converted(self, native: BaseException, exc: BaseException) -> str:
+        """Returns the outcome of the attempt that it ended."""
         sdk = self._sdk_of(type(exc))
         assert sdk is not None  # it is the adapter's own
         span, trace, wanted = self._span()
         failure = sdk.describe_converted(exc, native, wanted)
-        if failure is not None:
-            self.ledger.add(series.key_of(failure), natives.time(), trace)
-            if wanted:
-                self._write(failure, native, None, span, keep=True)
+        if failure is None:
+            return Role.PROPAGATED.value
+        self.ledger.add(series.key_of(failure), natives.time(), trace)
+        if wanted:
+            self._write(failure, native, None, span, keep=True)
+        return _outcome(failure)
 
     def _span(self) -> tuple[Any, tuple[int, int] | None, bool]:
         """The current span, its ids if it is sampled, and whether a span or the log wants more."""
@@ -424,6 +438,15 @@ def _told(error: BaseException) -> str:
         code = entry.tb_frame.f_code
         where = f" at {code.co_filename}:{entry.tb_lineno} in {code.co_name}"
     return f"{guard.short_name(type(error))}: {guard.message(error, 200)}{where}"
+
+
+def _outcome(failure: Failure) -> str:
+    """The outcome of an attempt that ended so."""
+    if failure.role is Role.ORIGIN:
+        return failure.kind.value
+    if failure.role is Role.CONFIGURED:
+        return series.OK  # the user has said that it is no failure
+    return Role.PROPAGATED.value
 
 
 def _nothing() -> None:

@@ -9,14 +9,18 @@ from faultlens.exposition.layout import Count, Key, total
 from faultlens.failure import Failure, Role
 
 __all__ = [
+    "ATTEMPTS",
     "CLASS_LIMIT",
-    "CODE_LIMIT",
     "COUNTERS",
     "DROPPED",
     "FAILURES",
+    "ISSUES",
+    "ISSUE_LIMIT",
     "LAST_FAILURE",
+    "OK",
     "OTHER",
     "SUPPRESSED",
+    "TASK_LIMIT",
     "WORKER_LIMIT",
     "Labels",
     "Metric",
@@ -27,25 +31,32 @@ __all__ = [
 
 FAILURES = "failures"
 SUPPRESSED = "suppressed"
-CODES = "failure_codes"
+ISSUES = "issues"
+ATTEMPTS = "attempts"
 DROPPED = "dropped"
+
+OK = "ok"
+"""The outcome of an attempt that ended well."""
 
 CLASS_LIMIT = 300
 """Distinct classes with a raise, in all ledgers together."""
 WORKER_LIMIT = 100
 """Distinct workers."""
-CODE_LIMIT = 500
-"""Distinct pairs of class and code."""
+ISSUE_LIMIT = 500
+"""Distinct groups of failures in ``faultlens_issues_total``."""
+TASK_LIMIT = 300
+"""Distinct tasks in ``faultlens_attempts_total``."""
 OTHER = "_OTHER"
 """The label value of what is beyond a limit."""
 
 _DROP_REASONS = (
     "class_limit",
-    "code_limit",
     "internal_error",
+    "issue_limit",
     "reentrant",
     "span_error",
     "store_error",
+    "task_limit",
     "worker_limit",
 )
 """Why something is in ``faultlens_dropped_total``."""
@@ -74,7 +85,17 @@ COUNTERS = (
         "Raised SDK exceptions that are not counted again, and the reason.",
         ("class", "kind", "worker", "reason"),
     ),
-    Metric(CODES, "Failures by the code their exception carries.", ("class", "code")),
+    Metric(
+        ISSUES,
+        "The failures again, grouped as a person would name them: what failed, where and why.",
+        ("class", "code", "task", "kind", "reason", "owner"),
+    ),
+    Metric(
+        ATTEMPTS,
+        "Attempts of tasks, activities and workflow runs, by how they ended: ok, the kind of the "
+        "failure that ended it, propagated, or cancelled.",
+        ("sdk", "task", "outcome"),
+    ),
     Metric(
         DROPPED,
         "What faultlens could not record as it should; above 0, look at the reason.",
@@ -91,16 +112,20 @@ LAST_FAILURE = Metric(
 def key_of(failure: Failure) -> Key:
     """What one raised SDK exception is counted under: all that the metrics tell of it."""
     if failure.role is Role.ORIGIN:
-        return FAILURES, failure.type, failure.kind._value_, failure.worker, failure.code or ""
+        issue = failure.code or "", failure.task, failure.reason, failure.owner
+        return FAILURES, failure.type, failure.kind._value_, failure.worker, *issue
     return SUPPRESSED, failure.type, failure.kind._value_, failure.worker, failure.role._value_
 
 
 def fewer(key: Key) -> Key:
-    """The key without what there may be too many of: class, worker and code."""
+    """The key without what there may be too many of: class, worker, code, task and owner."""
     if key[0] == FAILURES:
-        return FAILURES, OTHER, key[2], OTHER, ""
+        _, _, kind, _, _, _, reason, _ = key
+        return FAILURES, OTHER, kind, OTHER, OTHER, OTHER, reason, OTHER
     if key[0] == SUPPRESSED:
         return SUPPRESSED, OTHER, key[2], OTHER, key[4]
+    if key[0] == ATTEMPTS:
+        return ATTEMPTS, key[1], OTHER, key[3]
     return key
 
 
@@ -115,10 +140,11 @@ def totals(
         a counter that is born at 1.
     """
     found: dict[str, dict[Labels, Count]] = {metric.name: {} for metric in COUNTERS}
-    classes, workers, codes = (
+    classes, workers, issues, tasks = limits = (
         _Admitted("class_limit", CLASS_LIMIT),
         _Admitted("worker_limit", WORKER_LIMIT),
-        _Admitted("code_limit", CODE_LIMIT),
+        _Admitted("issue_limit", ISSUE_LIMIT),
+        _Admitted("task_limit", TASK_LIMIT),
     )
 
     def count_in(name: str, labels: Labels, count: Count) -> None:
@@ -127,17 +153,22 @@ def totals(
     for (name, *values), count in sorted(counts.items(), key=lambda item: item[1].born):
         if name == DROPPED:
             count_in(name, tuple(values), count)
+        elif name == ATTEMPTS:
+            sdk, task, outcome = values
+            count_in(name, (sdk, *tasks.admit((task,), count), outcome), count)
         elif name in (FAILURES, SUPPRESSED):
-            cls, kind, worker, detail = values
+            # An older version's key has fewer labels.
+            cls, kind, worker, *detail = (*values, "", "", "", "")[:7]
             (cls,) = classes.admit((cls,), count)
             (worker,) = workers.admit((worker,), count)
             if name == SUPPRESSED:
-                count_in(name, (cls, kind, worker, detail), count)
+                count_in(name, (cls, kind, worker, detail[0]), count)
             else:
                 count_in(name, (cls, kind, worker), count)
-                if detail:
-                    count_in(CODES, codes.admit((cls, detail), count), count)
-    for limited in (classes, workers, codes):
+                code, task, reason, owner = detail
+                cls, code, task, owner = issues.admit((cls, code, task, owner), count)
+                count_in(ISSUES, (cls, code, task, kind, reason, owner), count)
+    for limited in limits:
         if limited.refused is not None:
             count_in(DROPPED, (limited.reason,), limited.refused)
     for reason in _DROP_REASONS:

@@ -59,7 +59,7 @@ COLUMNS_AT = HEADER_BYTES
 BIRTHS_AT = HEADER_BYTES - 8
 """Next to the counts: one comparison tells a reader whether anything is new."""
 TRACE_BYTES = 40
-KEY_BYTES = 480
+KEY_BYTES = 640
 BIRTH_BYTES = 28 << 10
 
 _END = "\x1f"

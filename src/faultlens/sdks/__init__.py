@@ -28,6 +28,7 @@ __all__ = [
     "SYSTEM",
     "UNKNOWN",
     "USER",
+    "Converted",
     "PrivateHook",
     "Recorder",
     "Rule",
@@ -41,8 +42,9 @@ _log = logging.getLogger("faultlens")
 KNOWN_LIMIT = 4096
 """How many classes are remembered with what depends on them alone."""
 CODE_LIMIT = 64
+TASK_LIMIT = 128
 CONTEXT_LIMIT = 256
-"""The longest code and context value, in characters."""
+"""The longest code, task name and context value, in characters."""
 CAUSE_LIMIT = 32
 """How many links of a chain of causes are followed."""
 
@@ -56,6 +58,8 @@ class Rule(NamedTuple):
     """The reason in words, for ``faultlens classes``."""
     decide: Callable[[Any], Kind] | None = None
     """Gives the kind of one exception; None where `kinds` is the only one there is."""
+    reason: str = ""
+    """What went wrong: a word of `faultlens.rules.REASONS`, or empty."""
 
     def kind(self, exc: BaseException) -> Kind:
         return self.kinds[0] if self.decide is None else self.decide(exc)
@@ -74,6 +78,15 @@ class Verdict(NamedTuple):
 _FIRST_SIGHT = Verdict(Role.ORIGIN, "the first sight of it")
 
 
+class Converted(NamedTuple):
+    """What became of a native exception that ended something."""
+
+    outcome: str
+    """The outcome of the attempt that it ended, as `Recorder.attempted` takes it."""
+    forget: Callable[[], None]
+    """To be called when nobody else will write the exception on a span any more."""
+
+
 class Recorder(Protocol):
     """What an adapter reports to, of what it learns from the functions it hooks."""
 
@@ -83,13 +96,23 @@ class Recorder(Protocol):
 
     def converted(
         self, native: BaseException, convert: Callable[[], BaseException]
-    ) -> Callable[[], None]:
+    ) -> Converted:
         """The SDK converts `native`, which ended something, without raising it.
 
         convert: makes the SDK exception that stands for it. Not called if `native` is one.
-
-        Returns what is to be called when nobody else will write `native` on a span any more.
         """
+        ...
+
+    def attempted(self, sdk: Sdk, task: str, outcome: str) -> None:
+        """An attempt of a task, an activity or a workflow run has ended.
+
+        task: its stable name.
+        outcome: ``ok``, the kind of the failure that ended it, ``propagated`` or ``cancelled``.
+        """
+        ...
+
+    def outcome(self, exc: BaseException) -> str:
+        """The outcome of an attempt that this SDK exception ended."""
         ...
 
 
@@ -280,7 +303,9 @@ class Sdk:
             verdict.role,
             verdict.why,
             verdict.carries,
-            _code(self.code(exc)),
+            _short(self.code(exc), CODE_LIMIT),
+            task=_short(self.task(exc), TASK_LIMIT) or "",
+            reason=known.rule.reason,
         )
         found = self.context(exc) if with_context else None
         if not found:
@@ -380,6 +405,10 @@ class Sdk:
         """The exception's short code; None if it has none."""
         return guard.attribute(exc, "code")
 
+    def task(self, exc: BaseException) -> object:
+        """The stable name of the task, activity or workflow that is running; None outside of one."""
+        return None
+
     def context(self, exc: BaseException) -> Mapping[str, object]:
         """Where it happened, as span event attributes; None values are left out."""
         return {}
@@ -437,11 +466,12 @@ def stable_worker(value: object) -> str | None:
     return value if _is_stable(value) else None
 
 
-def _code(value: Any) -> str | None:
-    if type(value) is str and len(value) <= CODE_LIMIT and value.isascii():
+def _short(value: Any, limit: int) -> str | None:
+    """A code or a name as text of at most `limit` characters; None if it is empty."""
+    if type(value) is str and len(value) <= limit and value.isascii():
         return value or None
     if value is None:
         return None
     if type(value) in (tuple, list):
-        value = " ".join(filter(None, (guard.text(part, CODE_LIMIT) for part in value[:4])))
-    return guard.text(value, CODE_LIMIT) or None
+        value = " ".join(filter(None, (guard.text(part, limit) for part in value[:4])))
+    return guard.text(value, limit) or None

@@ -310,7 +310,7 @@ class Flyte(Sdk):
         return replace(custom_error, "from_exception", classmethod(noted))
 
     def _ended(self, recorder: Recorder, native: BaseException) -> Callable[[], None]:
-        return recorder.converted(native, lambda: self._as_flyte_gives_it(native))
+        return recorder.converted(native, lambda: self._as_flyte_gives_it(native)).forget
 
     def _hook_load_failures(
         self, entrypoints: ModuleType, recorder: Recorder
@@ -323,7 +323,7 @@ class Flyte(Sdk):
         @functools.wraps(original)
         def convert_from_native_to_error(err: Any, *args: Any, **kwargs: Any) -> Any:
             error = original(err, *args, **kwargs)
-            recorder.converted(err, lambda: _rebuild(error))()
+            recorder.converted(err, lambda: _rebuild(error)).forget()
             return error
 
         return replace(entrypoints, "convert_from_native_to_error", convert_from_native_to_error)
