@@ -9,7 +9,6 @@ from __future__ import annotations
 import atexit
 import logging
 import platform
-import sys
 from collections import deque
 from collections.abc import Callable
 from types import FrameType, ModuleType
@@ -23,6 +22,7 @@ from faultlens.exposition.serving import Server
 from faultlens.failure import Failure, Kind, Role
 from faultlens.hook import Hook
 from faultlens.identity import IdentityMap
+from faultlens.rules import checking
 from faultlens.sdks import Converted, Sdk
 from faultlens.sdks.adapters import ERRORS_MODULES, adapter_for
 from faultlens.settings import Settings
@@ -83,7 +83,7 @@ class Pipeline:
     def __init__(self, settings: Settings, instruments: Instruments) -> None:
         self.settings = settings
         self.instruments = instruments
-        self.overrides = rules.load(settings.rules)
+        self.rules = rules.load(settings.rules, settings.profile)
         self.seen: IdentityMap[Failure] = IdentityMap()
         self.sdks: dict[str, Sdk] = {}
         self._problems: deque[str] = deque()
@@ -101,10 +101,9 @@ class Pipeline:
         self._sdk_of_root: dict[int, Sdk] = {}  # by id: a metaclass of the user's may break hashing
         self._undo: list[tuple[Sdk, ModuleType, Callable[[], None]]] = []
         self._warned: set[str] = set()
-        self._warn_of_names(
-            "the package {package} is not installed",
-            lambda name: not _installed(name.partition(".")[0]),
-        )
+        self._warn_of_names(checking.why_unknown)
+        for problem in checking.unreachable(self.rules):
+            _log.warning("%s", problem)
         atexit.register(self._finish)
 
     # The parts.
@@ -192,7 +191,7 @@ class Pipeline:
             return
         sdk = self.sdks[name] = adapter_for(name)(
             errors,
-            self.overrides,
+            self.rules,
             self.settings.suppress,
             self.seen,
             shared=self.settings.store is not None,
@@ -200,8 +199,7 @@ class Pipeline:
             fallback_worker=self.settings.fallback_worker,
         )
         self._warn_of_names(
-            f"the installed {sdk.distribution} has no such class",
-            lambda cls: cls.rpartition(".")[0] == name and cls not in sdk.classes,
+            lambda named: checking.of_an_sdk(named.name, name, sdk.distribution, sdk.classes)
         )
         self._watch(sdk)
         self.worker_seen(self.settings.fallback_worker)
@@ -237,9 +235,7 @@ class Pipeline:
         """Start the series of every known class at 0 for this worker."""
         self.ledger.expect_worker(self.settings.worker or name)
 
-    def converted(
-        self, native: BaseException, convert: Callable[[], BaseException]
-    ) -> Converted:
+    def converted(self, native: BaseException, convert: Callable[[], BaseException]) -> Converted:
         """Record a failure that raised no SDK exception; never raises what is not the host's."""
         if self._sdk_of(type(native)) is not None:
             return Converted(self.outcome(native), _nothing)  # the hook has seen it
@@ -389,16 +385,13 @@ class Pipeline:
             "written as soon as that works. FAULTLENS_STORE names another directory."
         )
 
-    def _warn_of_names(self, why: str, concerns: Callable[[str], bool]) -> None:
+    def _warn_of_names(self, why_unknown: Callable[[checking.Named], str | None]) -> None:
         """Say that a class which the user names for us cannot be meant."""
-        settings = self.settings
-        for name in filter(concerns, self.overrides):
-            self._warn_of_name(f"FAULTLENS_RULES={settings.rules}: the rule for {name}", name, why)
-        for name in filter(concerns, settings.suppress):
-            self._warn_of_name(f"FAULTLENS_SUPPRESS: {name}", name, why)
-
-    def _warn_of_name(self, what: str, name: str, why: str) -> None:
-        _log.warning("%s changes nothing: %s.", what, why.format(package=name.partition(".")[0]))
+        for named in checking.in_the_rules(self.rules, self.settings.suppress):
+            why = why_unknown(named)
+            if why is not None:
+                end = "" if why[-1] == "?" else "."
+                _log.warning("%s changes nothing: %s%s", named.what, why, end)
 
 
 class _Every(Job):
@@ -451,12 +444,3 @@ def _outcome(failure: Failure) -> str:
 
 def _nothing() -> None:
     """There is nothing to let go of."""
-
-
-def _installed(package: str) -> bool:
-    from importlib import util
-
-    try:
-        return util.find_spec(package) is not None
-    except (ImportError, ValueError):  # ValueError: __main__, which has no spec
-        return package in sys.modules

@@ -16,9 +16,12 @@ from typing import Any, NamedTuple
 
 from faultlens.switch import on_or_off
 
-__all__ = ["VARIABLES", "Settings", "StorePath", "Variable", "load", "store_path"]
+__all__ = ["PROFILES", "VARIABLES", "Settings", "StorePath", "Variable", "load", "store_path"]
 
 _log = logging.getLogger("faultlens")
+
+PROFILES = ("operator",)
+"""What `FAULTLENS_PROFILE` can name: a file of `faultlens.rules`."""
 
 WORKER_LIMIT = 128
 """The longest worker name, in characters."""
@@ -53,6 +56,7 @@ class Settings(NamedTuple):
     """None: in memory only."""
     serve: bool
     rules: str
+    profile: str
     suppress: tuple[str, ...]
     debug: bool
     worker: str
@@ -118,6 +122,13 @@ def _names(value: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in value.split(",") if name.strip())
 
 
+def _profile(value: str) -> str:
+    name = value.strip()
+    if name not in ("", *PROFILES):
+        raise ValueError(f"expected {' or '.join(PROFILES)}")
+    return name
+
+
 def _worker(value: str) -> str:
     name = " ".join(_encodable(value).split())
     if len(name) > WORKER_LIMIT:
@@ -154,11 +165,12 @@ VARIABLES = (
         store_path,
     ),
     Variable("FAULTLENS_SERVE", "1", "0: open no port; something else serves the counts.", _flag),
-    Variable("FAULTLENS_RULES", "", "Path of a TOML file that overrides the kind of classes."),
+    Variable("FAULTLENS_RULES", "", "Path of a TOML file with rules for kind, reason and owner."),
+    Variable("FAULTLENS_PROFILE", "", "operator: also the rules of an operator's view.", _profile),
     Variable(
         "FAULTLENS_SUPPRESS",
         "",
-        "Classes, with their subclasses, whose exceptions are no failures.",
+        "Classes, with their subclasses, whose exceptions are not counted as failures.",
         _names,
     ),
     Variable("FAULTLENS_DEBUG", "0", "1: a line on stderr for each raise: what and why.", _flag),
@@ -235,6 +247,7 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
         store=value["FAULTLENS_STORE"],
         serve=value["FAULTLENS_SERVE"],
         rules=value["FAULTLENS_RULES"],
+        profile=value["FAULTLENS_PROFILE"],
         suppress=value["FAULTLENS_SUPPRESS"],
         debug=value["FAULTLENS_DEBUG"],
         worker=value["FAULTLENS_WORKER"],

@@ -37,6 +37,17 @@ Runs an ordinary Flyte pipeline and an ordinary Durable Workflow order service, 
 with FAULTLENS=1 and nothing else, and shows what its /metrics says about their failures.
 Needs no cluster and no network. Ctrl-C ends it."""
 
+_EXPLAIN = """\
+Says whose fault such a failure is, and what decides: a rule of FAULTLENS_RULES or of
+FAULTLENS_PROFILE, or the SDK. A native exception that ends a Flyte task is a flyte.errors.RuntimeUserError with a cause:
+
+  faultlens explain flyte.errors.RuntimeUserError --cause builtins.ConnectionError
+
+exit status: 0; 1 if there is no such class."""
+
+_KINDS = ("user", "system", "unknown")
+_SDKS = ("flyte", "durable_workflow")
+
 _DASHBOARDS = """\
 Writes what your own Grafana and Prometheus load: the boards, how Grafana finds them and its data
 sources (provisioning), and the recording rules and alerts. A file that is there with other content
@@ -88,7 +99,17 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.command == "classes":
         from faultlens.commands import classes
 
-        return classes.show(as_json=arguments.json)
+        return classes.show(arguments.name, arguments.sdk, arguments.kind, as_json=arguments.json)
+    if arguments.command == "explain":
+        from faultlens.commands import explain
+
+        return explain.explain(
+            arguments.name,
+            arguments.cause,
+            arguments.code,
+            arguments.message,
+            as_json=arguments.json,
+        )
     from faultlens.commands import doctor
 
     return doctor.examine(enabled=enabled, record=arguments.record)
@@ -190,9 +211,32 @@ def _parser() -> argparse.ArgumentParser:
         "classes",
         help="every exception class of the installed SDKs, its kind and why",
         description="Every exception class of the installed SDKs, the kind that its failures get, "
-        "and why. FAULTLENS_RULES is taken into account.",
+        "and why. FAULTLENS_RULES and FAULTLENS_PROFILE are taken into account.",
     )
+    classes.add_argument(
+        "name", nargs="?", default="", metavar="CLASS", help="part of a class's name, or a glob"
+    )
+    classes.add_argument(
+        "--kind", choices=_KINDS, default="", help="only those that can get this kind"
+    )
+    classes.add_argument("--sdk", choices=_SDKS, default="", help="only those of this SDK")
     classes.add_argument("--json", action="store_true", help="the same as JSON")
+
+    explain = commands.add_parser(
+        "explain",
+        help="whose fault such a failure is, and which rule says so",
+        description=_EXPLAIN,
+        formatter_class=_Raw,
+    )
+    explain.add_argument(
+        "name", metavar="CLASS", help="an SDK's exception class, or yours below it"
+    )
+    explain.add_argument(
+        "--cause", default="", metavar="CLASS", help="the native class that it came from"
+    )
+    explain.add_argument("--code", default="", help="its code")
+    explain.add_argument("--message", default="", help="its message")
+    explain.add_argument("--json", action="store_true", help="the same as JSON")
     return parser
 
 

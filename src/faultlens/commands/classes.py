@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import fnmatch
 import importlib
 import json
-import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
-from faultlens import rules
-from faultlens.failure import Kind
+from faultlens import rules, settings
+from faultlens.rules import Rules
+from faultlens.rules.files import near
 from faultlens.sdks import Rule, Sdk
 from faultlens.sdks.adapters import ERRORS_MODULES, adapter_for
 
@@ -29,32 +30,59 @@ class NotLoaded(Exception):
         self.installed = installed
 
 
-def load_sdks(overrides: Mapping[str, Kind]) -> Iterator[Sdk | NotLoaded]:
+def load_sdks(in_force: Rules) -> Iterator[Sdk | NotLoaded]:
     """Import every supported SDK, for looking at its classes."""
     for name in ERRORS_MODULES:
         try:
-            yield _load(name, overrides)
+            yield _load(name, in_force)
         except NotLoaded as error:
             yield error
 
 
-def show(*, as_json: bool) -> int:
-    """Print the classes; the exit status is 1 if there is no SDK at all."""
-    overrides = rules.load(os.environ.get("FAULTLENS_RULES", "").strip())
-    sdks = []
-    for sdk in load_sdks(overrides):
-        if isinstance(sdk, NotLoaded):
-            print(f"faultlens classes: {sdk}", file=sys.stderr)
-        else:
-            sdks.append(sdk)
-    print(_as_json(sdks) if as_json else "\n\n".join(map(_as_text, sdks)))
-    return 0 if sdks else 1
+def show(name: str = "", sdk: str = "", kind: str = "", *, as_json: bool) -> int:
+    """Print the classes; the exit status is 1 if there are none.
+
+    name: only those with this in their name, or that match this glob.
+    sdk: only those of this SDK.
+    kind: only those that can get this kind.
+    """
+    chosen_by_user = settings.load()
+    in_force = rules.load(chosen_by_user.rules, chosen_by_user.profile)
+    known: list[str] = []
+    found: list[tuple[Sdk, dict[str, Rule]]] = []
+    for loaded in load_sdks(in_force):
+        if isinstance(loaded, NotLoaded):
+            if sdk in ("", loaded.package):
+                print(f"faultlens classes: {loaded}", file=sys.stderr)
+        elif sdk in ("", loaded.package):
+            known.extend(loaded.classes)
+            chosen = {
+                full: rule
+                for full, rule in _rules(loaded).items()
+                if _has_name(full, name) and (not kind or kind in rule.kinds)
+            }
+            found.append((loaded, chosen))
+    if known and not any(chosen for _, chosen in found):
+        of_kind = f" of kind {kind}" if kind else ""
+        hint = (
+            near(name, known) if name and not any(_has_name(full, name) for full in known) else ""
+        )
+        called = f" called {name}" if name else ""
+        print(f"faultlens classes: there is no class{called}{of_kind}{hint}", file=sys.stderr)
+        return 1
+    found = [(loaded, chosen) for loaded, chosen in found if chosen]
+    print(_as_json(found) if as_json else "\n\n".join(_as_text(*each) for each in found))
+    return 0 if found else 1
 
 
-def _load(errors_module: str, overrides: Mapping[str, Kind]) -> Sdk:
+def _has_name(full: str, wanted: str) -> bool:
+    return wanted in full or fnmatch.fnmatchcase(full, wanted)
+
+
+def _load(errors_module: str, in_force: Rules) -> Sdk:
     adapter = adapter_for(errors_module)
     try:
-        return adapter(importlib.import_module(errors_module), overrides)
+        return adapter(importlib.import_module(errors_module), in_force)
     except ModuleNotFoundError as error:
         if error.name == adapter.package:
             why = f"not installed (pip install {adapter.distribution})"
@@ -73,25 +101,31 @@ def _rules(sdk: Sdk) -> dict[str, Rule]:
     return {name: sdk.rule(cls) for name, cls in sorted(sdk.classes.items())}
 
 
-def _as_text(sdk: Sdk) -> str:
-    rows = [(name, _kinds(rule), rule.why) for name, rule in _rules(sdk).items()]
-    wide = [max(len(row[column]) for row in rows) for column in (0, 1)]
-    lines = (f"  {name:{wide[0]}}  {kinds:{wide[1]}}  {why}" for name, kinds, why in rows)
-    return "\n".join((f"{sdk.distribution} {sdk.version}: {len(rows)} classes", *lines))
+def _as_text(sdk: Sdk, chosen: dict[str, Rule]) -> str:
+    rows = [(name, _kinds(rule), rule.reason or "-", rule.why) for name, rule in chosen.items()]
+    wide = [max(len(row[column]) for row in rows) for column in range(3)]
+    lines = (
+        f"  {name:{wide[0]}}  {kinds:{wide[1]}}  {reason:{wide[2]}}  {why}"
+        for name, kinds, reason, why in rows
+    )
+    number = f"{len(rows)} {'class' if len(rows) == 1 else 'classes'}"
+    return "\n".join((f"{sdk.distribution} {sdk.version}: {number}", *lines))
 
 
-def _as_json(sdks: list[Sdk]) -> str:
+def _as_json(found: list[tuple[Sdk, dict[str, Rule]]]) -> str:
     return json.dumps(
         [
             {
                 "class": name,
                 "kinds": [kind.value for kind in rule.kinds],
+                "reason": rule.reason,
+                "owner": rule.owner,
                 "why": rule.why,
                 "sdk": sdk.package,
                 "version": sdk.version,
             }
-            for sdk in sdks
-            for name, rule in _rules(sdk).items()
+            for sdk, chosen in found
+            for name, rule in chosen.items()
         ],
         indent=2,
     )

@@ -16,7 +16,7 @@ import re
 import site
 import socket
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 from importlib import metadata
@@ -32,8 +32,8 @@ from faultlens.commands.classes import load_sdks
 from faultlens.exposition import sheets
 from faultlens.exposition.ledgers import Ledgers
 from faultlens.pipeline import Pipeline
+from faultlens.rules import checking
 from faultlens.sdks import Sdk
-from faultlens.sdks.adapters import ERRORS_MODULES
 from faultlens.settings import VARIABLES, Settings
 from faultlens.sinks import exporters
 
@@ -82,7 +82,6 @@ def _checks(enabled: bool, record: bool) -> Iterator[Check]:
     sdks: list[Sdk] = []
     yield from _sdks(sdks)
     yield from _rules(settings, sdks)
-    yield from _unknown_classes("suppress", settings.suppress, sdks)
     yield _worker(settings)
     store, check = _store(settings)
     yield check
@@ -169,7 +168,7 @@ def _detector() -> Check:
 
 def _sdks(loaded: list[Sdk]) -> Iterator[Check]:
     missing = []
-    for sdk in load_sdks({}):
+    for sdk in load_sdks(rules.Rules()):
         if isinstance(sdk, Sdk):
             loaded.append(sdk)
             text = f"{sdk.version}, {len(sdk.classes)} exception classes"
@@ -186,31 +185,41 @@ def _sdks(loaded: list[Sdk]) -> Iterator[Check]:
 
 
 def _rules(settings: Settings, sdks: list[Sdk]) -> Iterator[Check]:
-    if not settings.rules:
-        yield Check(Mark.OK, "rules", "the built-in ones: FAULTLENS_RULES is not set")
-        return
-    try:
-        kinds = rules.read(settings.rules)
-    except rules.RulesError as error:
-        yield Check(Mark.FAIL, "rules", f"{error} The built-in rules stay in force.")
-        return
-    yield Check(Mark.OK, "rules", f"FAULTLENS_RULES={settings.rules}: {_number(kinds, 'class')}")
-    yield from _unknown_classes("rules", kinds, sdks)
+    files = []
+    if settings.rules:
+        try:
+            files.append(rules.read(settings.rules))
+        except rules.RulesError as error:
+            yield Check(Mark.FAIL, "rules", f"{error} The built-in rules stay in force.")
+        else:
+            text = f"FAULTLENS_RULES={settings.rules}: {_number(list(files[0]), 'rule')}"
+            yield Check(Mark.OK, "rules", text)
+    if settings.profile:
+        try:
+            files.append(rules.profile(settings.profile))
+        except rules.RulesError as error:
+            yield Check(Mark.FAIL, "rules", f"{error} It is not used.")
+        else:
+            text = f"FAULTLENS_PROFILE={settings.profile}: {_number(list(files[-1]), 'rule')}"
+            yield Check(Mark.OK, "rules", text)
+    if not (settings.rules or settings.profile):
+        text = "the built-in ones: neither FAULTLENS_RULES nor FAULTLENS_PROFILE is set"
+        yield Check(Mark.OK, "rules", text)
+    in_force = rules.Rules(files)
+    for named in checking.in_the_rules(in_force, settings.suppress):
+        why = checking.why_unknown(named) or next(
+            filter(None, _not_of_sdks(named.name, sdks)), None
+        )
+        if why is not None:
+            yield Check(Mark.WARN, "rules", f"{named.what} changes nothing: {why}")
+    for problem in checking.unreachable(in_force):
+        yield Check(Mark.WARN, "rules", problem)
 
 
-def _unknown_classes(subject: str, names: Iterable[str], sdks: list[Sdk]) -> Iterator[Check]:
-    for name in names:
-        if _concerns_nothing(name, sdks):
-            known = [known for sdk in sdks for known in sdk.classes]
-            near = difflib.get_close_matches(name, known, 1)
-            hint = f": did you mean {near[0]}?" if near else ""
-            yield Check(Mark.WARN, subject, f"no installed SDK has the class {name}{hint}")
-
-
-def _concerns_nothing(name: str, sdks: list[Sdk]) -> bool:
-    """Whether the name is in an SDK's errors module and no class there is called so."""
-    known = any(name in sdk.classes for sdk in sdks)
-    return name.rpartition(".")[0] in ERRORS_MODULES and not known
+def _not_of_sdks(name: str, sdks: list[Sdk]) -> Iterator[str | None]:
+    for sdk in sdks:
+        errors = sdk.errors.__name__
+        yield checking.of_an_sdk(name, errors, sdk.distribution, sdk.classes)
 
 
 def _worker(settings: Settings) -> Check:
@@ -454,5 +463,5 @@ def _coloured(text: str, mark: Mark) -> str:
     return f"\x1b[{colour}m{text}\x1b[0m"
 
 
-def _number(things: dict[str, Any], name: str) -> str:
-    return f"{len(things)} {name}{'' if len(things) == 1 else 'es'}"
+def _number(things: list[Any], name: str) -> str:
+    return f"{len(things)} {name}{'' if len(things) == 1 else 's'}"

@@ -12,7 +12,7 @@ import inspect
 import logging
 import re
 import weakref
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import cached_property, lru_cache
 from types import FrameType, ModuleType
 from typing import Any, ClassVar, NamedTuple, Protocol
@@ -20,6 +20,8 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 from faultlens import guard
 from faultlens.failure import Failure, Kind, Role
 from faultlens.identity import IdentityMap
+from faultlens.rules import Candidates, Link, Rules
+from faultlens.rules.patterns import MESSAGE_LIMIT, full_name
 from faultlens.sdks.processes import came_back
 from faultlens.settings import WORKER_LIMIT
 
@@ -47,6 +49,8 @@ CONTEXT_LIMIT = 256
 """The longest code, task name and context value, in characters."""
 CAUSE_LIMIT = 32
 """How many links of a chain of causes are followed."""
+RULE_CAUSE_LIMIT = 8
+"""How many of them the rules look at."""
 
 
 class Rule(NamedTuple):
@@ -60,6 +64,8 @@ class Rule(NamedTuple):
     """Gives the kind of one exception; None where `kinds` is the only one there is."""
     reason: str = ""
     """What went wrong: a word of `faultlens.rules.REASONS`, or empty."""
+    owner: str = ""
+    """Who has to act, or empty."""
 
     def kind(self, exc: BaseException) -> Kind:
         return self.kinds[0] if self.decide is None else self.decide(exc)
@@ -94,9 +100,7 @@ class Recorder(Protocol):
         """A worker of this name has started."""
         ...
 
-    def converted(
-        self, native: BaseException, convert: Callable[[], BaseException]
-    ) -> Converted:
+    def converted(self, native: BaseException, convert: Callable[[], BaseException]) -> Converted:
         """The SDK converts `native`, which ended something, without raising it.
 
         convert: makes the SDK exception that stands for it. Not called if `native` is one.
@@ -158,6 +162,8 @@ class _Known(NamedTuple):
     rule: Rule
     kind: Kind | None
     """None if `rule` decides it for each exception."""
+    candidates: Candidates | None
+    """The rules of the user's that come first, unless they say the same of each exception."""
     configured: Verdict | None
     cls: Callable[[], type | None]
     """A weak reference: a user's classes come and go, and their ids are given anew."""
@@ -168,8 +174,9 @@ class Sdk:
 
     errors: the SDK's errors module, as imported. Its classes are found by walking it, since they
         differ from version to version.
-    overrides: the user's kinds by full class name; each holds for the subclasses too.
-    suppress: full names of the classes that the user does not count, with their subclasses.
+    rules: the user's and the shipped ones, which come before the SDK's own word.
+    suppress: full names of the classes that the user does not count, with their subclasses; SDK
+        classes, and native ones that a failure came from.
     seen: the SDK exceptions that were raised so far, those of the other SDKs too.
     shared: whether the processes and interpreters that this one starts count in the same store.
     worker: the name that the user chose for the process, or empty.
@@ -187,7 +194,7 @@ class Sdk:
     def __init__(
         self,
         errors: ModuleType,
-        overrides: Mapping[str, Kind] | None = None,
+        rules: Rules | None = None,
         suppress: Collection[str] = (),
         seen: IdentityMap[Failure] | None = None,
         shared: bool = False,
@@ -197,8 +204,8 @@ class Sdk:
         self.classes: dict[str, type[BaseException]] = {}
         """The SDK's exceptions by full name."""
         self.learn(errors)
-        self.overrides = dict(overrides or {})
-        self.suppress = frozenset(suppress)
+        self.rules = rules or Rules()
+        self.suppress = frozenset(map(full_name, suppress))
         self.shared = shared
         self.worker = worker
         self.fallback_worker = fallback_worker
@@ -237,17 +244,18 @@ class Sdk:
             return "unknown"
 
     def rule(self, cls: type) -> Rule:
-        """The rule for a class: the user's, else the SDK's; of the nearest base that has one."""
+        """How the exceptions of a class are judged: the user's rules come before the SDK's own."""
         return self._look_up(cls).rule
 
     def _look_up(self, cls: type) -> _Known:
         known = self._known.get(id(cls))
         if known is None or known.cls() is not cls:
-            rule = self._find_rule(cls)
+            bases = tuple(map(guard.class_name, guard.mro(cls)))
+            rule, candidates = self._judge(cls, bases)
             kind = rule.kinds[0] if rule.decide is None else None
             names = tuple(guard.short_name(base) for base in guard.mro(cls) if self._has(base))
-            name, configured = guard.class_name(cls), self._configured(cls)
-            known = _Known(name, names, rule, kind, configured, weakref.ref(cls))
+            configured = self._configured(bases)
+            known = _Known(bases[0], names, rule, kind, candidates, configured, weakref.ref(cls))
             if len(self._known) >= KNOWN_LIMIT:
                 self._known = {}
             self._known[id(cls)] = known
@@ -257,13 +265,26 @@ class Sdk:
         """Whether a class is one that the SDK declares."""
         return guard.class_name(cls) in self.classes
 
-    def _find_rule(self, cls: type) -> Rule:
-        if self.overrides:
-            for base in guard.mro(cls):
-                name = guard.class_name(base)
-                if name in self.overrides:
-                    return Rule((self.overrides[name],), f"FAULTLENS_RULES, {name}")
-        return self.own_rule(cls)
+    def _judge(self, cls: type, names: tuple[str, ...]) -> tuple[Rule, Candidates | None]:
+        """The rule for a class, and what is to be asked before it for each exception."""
+        own, candidates = self.own_rule(cls), self.rules.for_class(names)
+        if candidates is None:
+            return own, None
+        last = [part.last for part in candidates.parts if part.last and part.last.gives.kind]
+        why = f"{last[0].where}: {last[0]}" if last else own.why
+        decision = candidates.settled()
+        if decision is None:
+            kinds = candidates.kinds(own.kinds)
+            why = f"{why}, unless a rule matches"
+            return Rule(kinds, why, own.kind, own.reason, own.owner), candidates
+        own = own._replace(
+            why=why,
+            reason=decision.reason or own.reason,
+            owner=decision.owner or own.owner,
+        )
+        if decision.kind is not None:
+            own = own._replace(kinds=(decision.kind,), decide=None)
+        return own, None
 
     def describe(
         self, exc: BaseException, frame: FrameType | None, with_context: bool = True
@@ -274,7 +295,9 @@ class Sdk:
         with_context: whether the record is to say where it happened.
         """
         known = self._look_up(type(exc))
-        return self._describe(exc, known, self._verdict(exc, frame, known), with_context)
+        links = self._links(exc) if known.candidates is not None or self.suppress else ()
+        verdict = self._verdict(exc, frame, known)
+        return self._describe(exc, known, verdict, with_context, exc, links)
 
     def describe_converted(
         self, exc: BaseException, native: BaseException, with_context: bool = True
@@ -287,15 +310,49 @@ class Sdk:
             return None
         name = guard.class_name(type(native))
         verdict = Verdict(Role.ORIGIN, f"{name}, converted by the SDK", carries=name)
-        return self._describe(exc, self._look_up(type(exc)), verdict, with_context)
+        known = self._look_up(type(exc))
+        links: tuple[Link, ...] = ()
+        if known.candidates is not None or self.suppress:
+            links = (self.rules.link(type(native)), *self._links_of_causes(native))
+        return self._describe(exc, known, verdict, with_context, native, links)
+
+    def _links(self, exc: BaseException) -> tuple[Link, ...]:
+        """What a raised SDK exception came from: the class that it names, and its causes."""
+        named = self.native_names(exc)
+        found = self._links_of_causes(exc) if guard.cause_of(exc) is not None else ()
+        return (*map(self.rules.named, named), *found) if named else found
+
+    def _links_of_causes(self, exc: BaseException) -> tuple[Link, ...]:
+        causes = guard.causes(exc, RULE_CAUSE_LIMIT)
+        return tuple([self.rules.link(type(cause)) for cause in causes])
 
     def _describe(
-        self, exc: BaseException, known: _Known, verdict: Verdict, with_context: bool
+        self,
+        exc: BaseException,
+        known: _Known,
+        verdict: Verdict,
+        with_context: bool,
+        first: BaseException,
+        links: tuple[Link, ...],
     ) -> Failure:
+        """The record of `exc`.
+
+        first: what was raised: it has the message, and the causes.
+        links: the classes that it came from.
+        """
+        code = _short(self.code(exc), CODE_LIMIT)
+        kind, reason, owner = known.kind, known.rule.reason, known.rule.owner
+        if known.candidates is not None:
+            decision = known.candidates.decide(links, code, _Messages(first))
+            kind = decision.kind or kind
+            reason = decision.reason or reason
+            owner = decision.owner or owner
+        if self.suppress and links and verdict.role is Role.ORIGIN:
+            verdict = self._configured_by(links) or verdict
         failure = Failure(
             self.package,
             known.name,
-            known.kind or known.rule.kind(exc),
+            kind or known.rule.kind(exc),
             self.worker
             or stable_worker(guard.attribute(exc, "worker"))
             or stable_worker(self.identity())
@@ -303,9 +360,10 @@ class Sdk:
             verdict.role,
             verdict.why,
             verdict.carries,
-            _short(self.code(exc), CODE_LIMIT),
+            code,
             task=_short(self.task(exc), TASK_LIMIT) or "",
-            reason=known.rule.reason,
+            reason=reason,
+            owner=owner,
         )
         found = self.context(exc) if with_context else None
         if not found:
@@ -325,10 +383,18 @@ class Sdk:
             or _FIRST_SIGHT
         )
 
-    def _configured(self, cls: type) -> Verdict | None:
-        for base in guard.mro(cls):
-            if (name := guard.class_name(base)) in self.suppress:
+    def _configured(self, names: Sequence[str]) -> Verdict | None:
+        for name in names:
+            if name in self.suppress:
                 return Verdict(Role.CONFIGURED, f"FAULTLENS_SUPPRESS has {name}")
+        return None
+
+    def _configured_by(self, links: tuple[Link, ...]) -> Verdict | None:
+        """The verdict on a failure that came from a class which the user does not count."""
+        for link in links:
+            verdict = self._configured(link.names)
+            if verdict is not None:
+                return verdict._replace(carries=link.names[0])
         return None
 
     def _came_back(self, exc: BaseException, frame: FrameType | None) -> Verdict | None:
@@ -409,6 +475,10 @@ class Sdk:
         """The stable name of the task, activity or workflow that is running; None outside of one."""
         return None
 
+    def native_names(self, exc: BaseException) -> tuple[str, ...]:
+        """The full names of the native classes that a carrier says it came from, if any."""
+        return ()
+
     def context(self, exc: BaseException) -> Mapping[str, object]:
         """Where it happened, as span event attributes; None values are left out."""
         return {}
@@ -435,6 +505,22 @@ class Sdk:
         names: the short names of the SDK's classes that it is an instance of, the nearest first.
         """
         return None
+
+
+class _Messages:
+    """The messages of an exception and of its causes, made when a rule first asks for them."""
+
+    __slots__ = ("_exc", "_texts")
+
+    def __init__(self, exc: BaseException) -> None:
+        self._exc = exc
+        self._texts: tuple[str, ...] | None = None
+
+    def __call__(self) -> tuple[str, ...]:
+        if self._texts is None:
+            chain = (self._exc, *guard.causes(self._exc, RULE_CAUSE_LIMIT))
+            self._texts = tuple([guard.message(exc, MESSAGE_LIMIT) for exc in chain])
+        return self._texts
 
 
 def replace(owner: Any, name: str, replacement: Any) -> Callable[[], None]:
