@@ -39,7 +39,8 @@ Needs no cluster and no network. Ctrl-C ends it."""
 
 _EXPLAIN = """\
 Says whose fault such a failure is, and what decides: a rule of FAULTLENS_RULES or of
-FAULTLENS_PROFILE, or the SDK. A native exception that ends a Flyte task is a flyte.errors.RuntimeUserError with a cause:
+FAULTLENS_PROFILE, or the SDK itself. A native exception that ends a Flyte task is a
+flyte.errors.RuntimeUserError with a cause:
 
   faultlens explain flyte.errors.RuntimeUserError --cause builtins.ConnectionError
 

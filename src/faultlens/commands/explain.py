@@ -46,8 +46,10 @@ def explain(name: str, cause: str, code: str, message: str, *, as_json: bool) ->
     if as_json:
         print(json.dumps({row.what: {"value": row.value, "by": row.by} for row in rows}, indent=2))
     else:
-        wide = max(len(row.value) for row in rows)
-        print("\n".join(f"{row.what:6}  {row.value:{wide}}  {row.by}".rstrip() for row in rows))
+        wide = max(len(row.value or "-") for row in rows)
+        print(
+            "\n".join(f"{row.what:6}  {row.value or '-':{wide}}  {row.by}".rstrip() for row in rows)
+        )
     return 0
 
 
@@ -101,7 +103,7 @@ def _rows(
         given = ((str(getattr(rule.gives, what) or ""), rule) for rule in matching)
         rule = next((rule for value, rule in given if value), None)
         if rule is None:
-            yield _Row(what, of_the_sdk or "-", by)
+            yield _Row(what, of_the_sdk, by)
         else:
             value = getattr(rule.gives, what)
             yield _Row(what, getattr(value, "value", value), f"{rule.where}: {rule}")

@@ -472,7 +472,7 @@ class Sdk:
         return guard.attribute(exc, "code")
 
     def task(self, exc: BaseException) -> object:
-        """The stable name of the task, activity or workflow that is running; None outside of one."""
+        """The stable name of the running task, activity or workflow; None outside of one."""
         return None
 
     def native_names(self, exc: BaseException) -> tuple[str, ...]:
