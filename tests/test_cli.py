@@ -42,11 +42,11 @@ def test_without_a_command_it_explains_itself() -> None:
 
     assert done.returncode == 2
     assert done.stdout == ""
-    for name in ("demo", "dashboards", "doctor", "classes", "serve"):
+    for name in ("demo", "dashboards", "doctor", "classes", "explain", "serve"):
         assert re.search(rf"^    {name}\s", done.stderr, re.MULTILINE)
 
 
-@pytest.mark.parametrize("name", ["demo", "dashboards", "doctor", "classes", "serve"])
+@pytest.mark.parametrize("name", ["demo", "dashboards", "doctor", "classes", "explain", "serve"])
 def test_every_command_has_a_help(name: str) -> None:
     done = command(name, "--help")
 
@@ -120,7 +120,7 @@ class TestClasses:
         }
 
         oom = entries["flyte.errors.OOMError"]
-        assert set(oom) == {"class", "kinds", "why", "sdk", "version"}
+        assert set(oom) == {"class", "kinds", "reason", "owner", "why", "sdk", "version"}
         assert (oom["kinds"], oom["sdk"]) == (["user"], "flyte")
         server_error = entries["durable_workflow.errors.ServerError"]
         assert server_error["kinds"] == ["user", "system", "unknown"]
@@ -131,11 +131,40 @@ class TestClasses:
 
         lines = command("classes").stdout.splitlines()
 
-        rows = [line.split(maxsplit=2) for line in lines if line.startswith("  ")]
-        assert rows == [[e["class"], "/".join(e["kinds"]), e["why"]] for e in entries]
+        rows = [line.split(maxsplit=3) for line in lines if line.startswith("  ")]
+        assert rows == [
+            [e["class"], "/".join(e["kinds"]), e["reason"] or "-", e["why"]] for e in entries
+        ]
         versions = [line for line in lines if line and not line.startswith("  ")]
         assert len(versions) == 2
         assert versions[0].startswith(f"flyte {entries[0]['version']}: ")
+
+    @pytest.mark.parametrize(
+        ("args", "number", "of"),
+        [
+            (["OOMError"], 2, "flyte.errors.AppleSiliconDaemonOOMError"),
+            (["flyte.errors.OOM*"], 1, "flyte.errors.OOMError"),
+            (["--sdk", "flyte", "--kind", "system", "Gpu"], 0, ""),
+            (["--sdk", "durable_workflow", "ServerError"], 1, "durable_workflow.errors.Ser"),
+            (["GPUFault", "--kind", "system"], 2, "flyte.errors.GPUFaultError"),
+        ],
+    )
+    def test_shows_only_what_is_asked_for(self, args: list[str], number: int, of: str) -> None:
+        done = command("classes", *args)
+
+        rows = [line for line in done.stdout.splitlines() if line.startswith("  ")]
+        assert len(rows) == number
+        assert not rows or rows[0].startswith(f"  {of}")
+        assert done.returncode == (0 if rows else 1)
+
+    def test_asks_back_for_a_class_that_there_is_not(self) -> None:
+        done = command("classes", "OOMErorr")
+
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr == (
+            "faultlens classes: there is no class called OOMErorr: did you mean "
+            "flyte.errors.OOMError?\n"
+        )
 
     def test_takes_the_users_rules_into_account(self, tmp_path: Path) -> None:
         rules = tmp_path / "rules.toml"

@@ -210,9 +210,21 @@ class TestRules:
     def test_a_good_file(self, tmp_path: Path) -> None:
         env = self.write(tmp_path, 'flyte.errors.OOMError = "system"\nmyapp.Broken = "user"\n')
 
+        path = env["FAULTLENS_RULES"]
         assert doctor(env=env).of("rules") == [
-            ("ok", f"FAULTLENS_RULES={env['FAULTLENS_RULES']}: 2 classes")
+            ("ok", f"FAULTLENS_RULES={path}: 2 rules"),
+            (
+                "warn",
+                f"FAULTLENS_RULES={path}, line 2: the rule for myapp.Broken changes nothing: the "
+                "package myapp is not installed",
+            ),
         ]
+
+    def test_a_profile(self) -> None:
+        checks = doctor(env={"FAULTLENS_PROFILE": "operator"}).of("rules")
+
+        assert [mark for mark, _ in checks] == ["ok"]
+        assert checks[0][1].startswith("FAULTLENS_PROFILE=operator: ")
 
     def test_a_bad_file(self, tmp_path: Path) -> None:
         report = doctor(env=self.write(tmp_path, '\nflyte.errors.OOMError = "platform"\n'))
@@ -221,13 +233,15 @@ class TestRules:
         assert "line 2" in report.of("rules")[0][1]
 
     def test_a_class_that_there_is_not(self, tmp_path: Path) -> None:
-        report = doctor(env=self.write(tmp_path, 'flyte.errors.OomError = "system"\n'))
+        env = self.write(tmp_path, 'flyte.errors.OomError = "system"\n')
+        report = doctor(env=env)
 
         assert report.status == 0
         assert report.of("rules")[1] == (
             "warn",
-            "no installed SDK has the class flyte.errors.OomError: "
-            "did you mean flyte.errors.OOMError?",
+            f"FAULTLENS_RULES={env['FAULTLENS_RULES']}, line 1: the rule for flyte.errors.OomError "
+            "changes nothing: the installed flyte has no such class: did you mean "
+            "flyte.errors.OOMError?",
         )
 
 

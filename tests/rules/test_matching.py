@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -289,7 +290,7 @@ def test_each_rule_of_the_profile_has_a_kind_a_reason_and_a_line_of_why() -> Non
     for entry in profile("operator"):
         assert entry.gives.kind is SYSTEM
         assert entry.gives.reason in REASONS
-    above = [before for before, line in zip(lines, lines[1:], strict=False) if line == "[[rule]]"]
+    above = [before for before, line in pairwise(lines) if line == "[[rule]]"]
     assert [line for line in above if not line.startswith("# ")] == []
 
 

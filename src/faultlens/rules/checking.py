@@ -11,6 +11,7 @@ from pkgutil import iter_modules
 from typing import NamedTuple
 
 from faultlens import guard
+from faultlens.imports import WATCHED
 from faultlens.rules.files import near
 from faultlens.rules.matching import Entry, RuleFile, Rules
 from faultlens.rules.patterns import Globs, full_name, is_glob, loaded_class
@@ -51,8 +52,8 @@ def why_unknown(named: Named) -> str | None:
         # Another process, which has the package, may report it as the cause of its failure.
         possible = named.as_cause and not hint
         return None if possible else f"the package {package} is not installed{hint}"
-    if is_glob(name) or not _is_whole(module):
-        return None
+    if is_glob(name) or module in WATCHED or not _is_whole(module):
+        return None  # see `of_an_sdk`, and for what is not imported yet nobody knows
     cls = loaded_class(name)
     if cls is not None:
         full = guard.class_name(cls)
