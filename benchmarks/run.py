@@ -189,6 +189,38 @@ def two_counters(shared: bool = False) -> tuple[Any, Any]:
     return failures, codes
 
 
+def rules() -> None:
+    """Rules by cause and message, none of which matches: the longest way."""
+    from flyte.errors import RuntimeUserError
+
+    def fail() -> None:
+        try:
+            raise RuntimeUserError("CODE", "message") from cause
+        except RuntimeUserError:
+            pass
+
+    cause = KeyError("k")
+
+    def with_rules(number: int, rule: str) -> Setup:
+        path = Path(os.environ["FAULTLENS_STORE"], f"{number}-{rule[9]}.toml")
+        path.write_text("".join(rule.format(n) for n in range(number)))
+        return on(FAULTLENS_RULES=str(path))
+
+    by_cause = '[[rule]]\ncause = "os.m{}.*"\nkind = "system"\n'
+    by_message = '[[rule]]\nmessage = "no space {}"\nkind = "system"\n'
+    compare(
+        "raise a Flyte exception from a KeyError",
+        {
+            "without rules": (ledger, fail),
+            "10 rules by cause": (with_rules(10, by_cause), fail),
+            "100 rules by cause": (with_rules(100, by_cause), fail),
+            "10 rules by message": (with_rules(10, by_message), fail),
+            "100 rules by message": (with_rules(100, by_message), fail),
+            "FAULTLENS_PROFILE=operator": (on(FAULTLENS_PROFILE="operator"), fail),
+        },
+    )
+
+
 def spans() -> None:
     from flyte.errors import RuntimeUserError
     from opentelemetry import trace
@@ -531,6 +563,7 @@ def started(programs: Mapping[str, tuple[str, str | None, str]]) -> None:
 
 TABLES: Mapping[str, Callable[[], None]] = {
     "failures": failures,
+    "rules": rules,
     "spans": spans,
     "foreign": foreign,
     "layers": layers,
