@@ -42,7 +42,7 @@ def test_the_wheel_has_the_start_up_file_beside_the_package_and_nothing_else(whe
     top = {name.split("/")[0] for name in names}
     # No faultlens.start: it makes each start of Python 3.15 slower, with the variable unset too.
     assert {name for name in top if ".dist-info" not in name} == {"faultlens", "faultlens.pth"}
-    assert "faultlens/py.typed" in names
+    assert {"faultlens/py.typed", "faultlens/rules/operator.toml"} <= set(names)
 
 
 def test_the_pth_is_one_short_line_that_looks_at_the_variable_first(wheel: Path) -> None:

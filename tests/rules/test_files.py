@@ -136,11 +136,12 @@ def test_without_a_parser_of_toml_one_line_says_what_is_needed(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("faultlens.rules.files._toml_parser", lambda: None)
-    assert rules.load("", "operator").files == ()
+    (shipped,) = rules.load("rules.toml", "operator").files  # which needs none
+    assert shipped.shipped
     (record,) = caplog.records
     assert record.getMessage() == (
-        "FAULTLENS_PROFILE=operator: Python 3.10 has no TOML parser: expected the package tomli. "
-        "It is not used."
+        "FAULTLENS_RULES=rules.toml: Python 3.10 has no TOML parser; "
+        "`pip install 'faultlens[rules]'` brings one. The built-in rules stay in force."
     )
 
 

@@ -195,13 +195,9 @@ def _rules(settings: Settings, sdks: list[Sdk]) -> Iterator[Check]:
             text = f"FAULTLENS_RULES={settings.rules}: {_number(list(files[0]), 'rule')}"
             yield Check(Mark.OK, "rules", text)
     if settings.profile:
-        try:
-            files.append(rules.profile(settings.profile))
-        except rules.RulesError as error:
-            yield Check(Mark.FAIL, "rules", f"{error} It is not used.")
-        else:
-            text = f"FAULTLENS_PROFILE={settings.profile}: {_number(list(files[-1]), 'rule')}"
-            yield Check(Mark.OK, "rules", text)
+        files.append(rules.profile(settings.profile))
+        text = f"FAULTLENS_PROFILE={settings.profile}: {_number(list(files[-1]), 'rule')}"
+        yield Check(Mark.OK, "rules", text)
     if not (settings.rules or settings.profile):
         text = "the built-in ones: neither FAULTLENS_RULES nor FAULTLENS_PROFILE is set"
         yield Check(Mark.OK, "rules", text)

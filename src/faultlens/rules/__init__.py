@@ -59,8 +59,5 @@ def load(path: str, profile_name: str = "") -> Rules:
         except RulesError as error:
             _log.warning("%s The built-in rules stay in force.", error)
     if profile_name:
-        try:
-            files.append(profile(profile_name))
-        except RulesError as error:
-            _log.warning("%s It is not used.", error)
+        files.append(profile(profile_name))
     return Rules(files)

@@ -49,13 +49,43 @@ class RulesError(ValueError):
 
 def read(path: str) -> RuleFile:
     """The rules of the user's file. Raises RulesError."""
-    return _read(Path(path), f"FAULTLENS_RULES={path}")
+    label = f"FAULTLENS_RULES={path}"
+    toml = _toml_parser()
+    if toml is None:
+        raise RulesError(
+            f"{label}: Python 3.10 has no TOML parser; `pip install 'faultlens[rules]'` brings one."
+        )
+    try:
+        source = Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise RulesError(f"{label}: {error.strerror or error}.") from error
+    except ValueError as error:
+        raise RulesError(f"{label}: expected TOML, which is UTF-8 text.") from error
+    try:
+        table = toml.loads(source)
+    except (toml.TOMLDecodeError, RecursionError) as error:
+        raise RulesError(f"{label}: expected TOML: {error}.") from error
+    return _Reader(source, label).read(table, shipped=False)
 
 
 def profile(name: str) -> RuleFile:
-    """The rules of a shipped profile. Raises RulesError."""
-    path = Path(__file__).with_name(f"{name}.toml")
-    return _read(path, f"FAULTLENS_PROFILE={name}", shipped=True)
+    """The rules of a shipped profile."""
+    source = Path(__file__).with_name(f"{name}.toml").read_text(encoding="utf-8")
+    label = f"FAULTLENS_PROFILE={name}"
+    return _Reader(source, label).read({"rule": _plain_rules(source)}, shipped=True)
+
+
+def _plain_rules(source: str) -> list[dict[str, Any]]:
+    """Reads what a profile uses of TOML, strings and lists of them: Python 3.10 has no parser."""
+    rules: list[dict[str, Any]] = []
+    statement = re.compile(r"^(?:\[\[rule\]\]|(\w+) = (\[[^\]]*\]|.*))$", re.MULTILINE)
+    for key, value in statement.findall(source):
+        if not key:
+            rules.append({})
+            continue
+        texts = [text[1:-1] for text in re.findall(r""" "[^"]*"|'[^']*' """, value, re.VERBOSE)]
+        rules[-1][key] = texts if value[0] == "[" else texts[0]
+    return rules
 
 
 def near(name: str, known: Iterable[str], likeness: float = 0.6) -> str:
@@ -65,23 +95,6 @@ def near(name: str, known: Iterable[str], likeness: float = 0.6) -> str:
     by_end = {full.rpartition(".")[2]: full for full in known}
     found = difflib.get_close_matches(name.rpartition(".")[2], by_end, 1, likeness)
     return f": did you mean {by_end[found[0]]}?" if found else ""
-
-
-def _read(path: Path, label: str, *, shipped: bool = False) -> RuleFile:
-    toml = _toml_parser()
-    if toml is None:
-        raise RulesError(f"{label}: Python 3.10 has no TOML parser: expected the package tomli.")
-    try:
-        source = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise RulesError(f"{label}: {error.strerror or error}.") from error
-    except (UnicodeDecodeError, ValueError) as error:
-        raise RulesError(f"{label}: expected TOML, which is UTF-8 text.") from error
-    try:
-        table = toml.loads(source)
-    except (toml.TOMLDecodeError, RecursionError) as error:
-        raise RulesError(f"{label}: expected TOML: {error}.") from error
-    return _Reader(source, label).read(table, shipped)
 
 
 def _toml_parser() -> Any:
@@ -106,7 +119,7 @@ class _Reader:
         header = re.compile(r"""\s*\[\[\s*["']?rule["']?\s*\]\]""")
         self.starts = [n for n, line in enumerate(self.lines, 1) if header.match(line)]
 
-    def read(self, table: dict[str, Any], shipped: bool) -> RuleFile:
+    def read(self, table: dict[str, Any], *, shipped: bool) -> RuleFile:
         listed = table.pop("rule", []) if isinstance(table.get("rule"), list) else []
         rules = [self._rule(number, found) for number, found in enumerate(listed)]
         short = (self._short(name, value) for name, value in _flatten(table))
