@@ -91,24 +91,32 @@ class Counter(NamedTuple):
 
     name: str
     variables: Sequence[str]
+    filters: Sequence[str] = ()
+    """Other matchers of its series."""
 
 
 FAILURES = Counter(name="failures", variables=["job", "worker", "class"])
 SUPPRESSED = Counter(name="suppressed", variables=["job", "worker", "class"])
-CODES = Counter(name="failure_codes", variables=["job", "class"])
+CODES = Counter(name="issues", variables=["job", "class"], filters=['code!=""'])
 DROPPED = Counter(name="dropped", variables=["job"])
 
 
-def series(name: str, *, variables: Sequence[str] = ("job",), kind: Kind | None = None) -> str:
+def series(
+    name: str,
+    *,
+    variables: Sequence[str] = ("job",),
+    kind: Kind | None = None,
+    filters: Sequence[str] = (),
+) -> str:
     """A selector that the variables filter.
 
     Their values are regular expressions in backquotes: what Grafana's ``:regex`` escapes needs no
     second escaping there, and a name may hold quotes and backslashes.
     """
-    filters = [f"{label}=~`${{{label}:regex}}`" for label in variables]
+    matchers = [f"{label}=~`${{{label}:regex}}`" for label in variables]
     if kind is not None:
-        filters.append(f'kind="{kind.name}"')
-    return f"{name}{{{', '.join(filters)}}}"
+        matchers.append(f'kind="{kind.name}"')
+    return f"{name}{{{', '.join((*matchers, *filters))}}}"
 
 
 def count(counter: Counter, *, window: str = RANGE, kind: Kind | None = None, at: str = "") -> str:
@@ -133,8 +141,15 @@ def count(counter: Counter, *, window: str = RANGE, kind: Kind | None = None, at
 
     at: `AT_END` for the window at the end of the range, whatever the step.
     """
-    counted = series(f"faultlens_{counter.name}_total", variables=counter.variables, kind=kind)
-    born = series(f"faultlens_{counter.name}_created", variables=counter.variables, kind=kind)
+    counted, born = (
+        series(
+            f"faultlens_{counter.name}_{suffix}",
+            variables=counter.variables,
+            kind=kind,
+            filters=counter.filters,
+        )
+        for suffix in ("total", "created")
+    )
     scrapes = f"max by (job, instance) (sum_over_time({series('up')}[{window}]{at}))"
     before = f"last_over_time({series('faultlens_failures_total')}[5m]{at} offset {window})"
     now = TO if at else "time()"

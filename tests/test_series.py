@@ -21,16 +21,16 @@ from faultlens.exposition.ledgers import Ledgers
 from faultlens.failure import Failure, Kind, Role
 from faultlens.series import (
     CLASS_LIMIT,
-    CODE_LIMIT,
     DROPPED,
     FAILURES,
+    ISSUE_LIMIT,
+    ISSUES,
     OTHER,
     SUPPRESSED,
+    TASK_LIMIT,
     WORKER_LIMIT,
     Labels,
 )
-
-CODES = "failure_codes"
 
 
 def failure(
@@ -39,8 +39,18 @@ def failure(
     worker: str = "w",
     role: Role = Role.ORIGIN,
     code: str | None = None,
+    task: str = "",
+    reason: str = "",
+    owner: str = "",
 ) -> Failure:
-    return Failure(sdk="sdk", type=type, kind=kind, worker=worker, role=role, code=code)
+    return Failure(
+        "sdk", type, kind, worker, role, code=code, task=task, reason=reason, owner=owner
+    )
+
+
+def issue(failure: Failure) -> Labels:
+    f = failure
+    return f.type, f.code or "", f.task, f.kind.value, f.reason, f.owner
 
 
 def counted(*raised: Failure) -> Ledger:
@@ -73,6 +83,9 @@ failures = st.builds(
     worker=st.text('wé"\\', max_size=2),
     role=st.sampled_from(Role),
     code=st.none() | st.text('cé"\n', min_size=1, max_size=2),
+    task=st.sampled_from(["", "report.clean"]),
+    reason=st.sampled_from(["", "storage"]),
+    owner=st.sampled_from(["", "data-platform"]),
 )
 
 
@@ -84,7 +97,7 @@ def test_each_raise_is_in_exactly_one_counter_exactly_once(raised: list[Failure]
     assert found[SUPPRESSED] == Tally(
         (f.type, f.kind.value, f.worker, f.role.value) for f in raised if f.role is not Role.ORIGIN
     )
-    assert found[CODES] == Tally((f.type, f.code) for f in origins if f.code)
+    assert found[ISSUES] == Tally(map(issue, origins))
 
 
 @given(st.lists(failures, max_size=40), st.data())
@@ -92,7 +105,7 @@ def test_beyond_the_limits_no_series_goes_down_and_no_failure_is_lost(
     raised: list[Failure], data: st.DataObject
 ) -> None:
     limits = {name: data.draw(st.integers(0, 3)) for name in ("CLASS_LIMIT", "WORKER_LIMIT")}
-    limits["CODE_LIMIT"] = data.draw(st.integers(0, 3))
+    limits["ISSUE_LIMIT"] = data.draw(st.integers(0, 3))
     before: dict[str, dict[Labels, int]] = {}
     with mock.patch.dict(vars(series), limits):
         for number in range(len(raised) + 1):
@@ -100,12 +113,14 @@ def test_beyond_the_limits_no_series_goes_down_and_no_failure_is_lost(
             for name, found in before.items():
                 assert all(now[name].get(labels, 0) >= n for labels, n in found.items())
             before = now
-    counters = before or {FAILURES: {}, SUPPRESSED: {}, CODES: {}}
+    counters = before or {FAILURES: {}, SUPPRESSED: {}, ISSUES: {}}
     together = [*counters[FAILURES], *counters[SUPPRESSED]]
     assert sum(counters[FAILURES].values()) + sum(counters[SUPPRESSED].values()) == len(raised)
     assert len({labels[0] for labels in together} - {OTHER}) <= limits["CLASS_LIMIT"]
     assert len({labels[2] for labels in together} - {OTHER}) <= limits["WORKER_LIMIT"]
-    assert len(counters[CODES].keys() - {(OTHER, OTHER)}) <= limits["CODE_LIMIT"]
+    assert sum(counters[ISSUES].values()) == sum(counters[FAILURES].values())
+    issues = {(cls, code, task, owner) for cls, code, task, _, _, owner in counters[ISSUES]}
+    assert len(issues - {(OTHER,) * 4}) <= limits["ISSUE_LIMIT"]
 
 
 @pytest.mark.parametrize(
@@ -113,9 +128,9 @@ def test_beyond_the_limits_no_series_goes_down_and_no_failure_is_lost(
     [
         (FAILURES, CLASS_LIMIT, [failure(type=f"c{n}") for n in range(CLASS_LIMIT + 3)]),
         (FAILURES, WORKER_LIMIT, [failure(worker=f"w{n}") for n in range(WORKER_LIMIT + 3)]),
-        (CODES, CODE_LIMIT, [failure(code=f"k{n}") for n in range(CODE_LIMIT + 3)]),
+        (ISSUES, ISSUE_LIMIT, [failure(code=f"k{n}") for n in range(ISSUE_LIMIT + 3)]),
     ],
-    ids=["class", "worker", "code"],
+    ids=["class", "worker", "issue"],
 )
 def test_what_is_beyond_a_limit_is_other_and_dropped_says_so(
     metric: str, limit: int, many: list[Failure], request: pytest.FixtureRequest
@@ -219,3 +234,20 @@ def test_a_series_has_its_birth_its_last_moment_and_its_last_sampled_trace() -> 
     assert exemplar.labels == {"trace_id": f"{0xA:032x}", "span_id": f"{0xB:016x}"}
     assert exemplar.timestamp is not None
     assert float(exemplar.timestamp) == 2000.0
+
+
+def test_tasks_are_limited_too_and_no_attempt_is_lost() -> None:
+    ledger = Ledger(None, other=series.fewer)
+    for number in range(TASK_LIMIT + 3):
+        ledger.add((series.ATTEMPTS, "sdk", f"task{number}", series.OK), 1000.0 + number)
+    found = numbers(ledger)
+    assert len(found[series.ATTEMPTS]) == TASK_LIMIT + 1
+    assert found[series.ATTEMPTS]["sdk", OTHER, series.OK] == 3
+    assert found[DROPPED] == {("task_limit",): 3}
+
+
+def test_a_key_of_an_older_version_has_fewer_labels() -> None:
+    key = (FAILURES, "sdk.Error", "user", "w", "c")
+    found = series.totals({key: Count(2, 1.0, 1.0)}, ())
+    assert found[FAILURES]["sdk.Error", "user", "w"].number == 2
+    assert found[ISSUES]["sdk.Error", "c", "", "user", "", ""].number == 2

@@ -24,13 +24,13 @@ DAY = 24 * HOUR
 
 FAILURES = "faultlens_failures_total"
 SUPPRESSED = "faultlens_suppressed_total"
-CODES = "faultlens_failure_codes_total"
+ISSUES = "faultlens_issues_total"
 DROPPED = "faultlens_dropped_total"
 LAST = "faultlens_last_failure_timestamp_seconds"
 INFO = "faultlens_info"
 CREATED = "_created"
 """For all counters when their series were born, if above 0."""
-COUNTERS_ONLY = frozenset({FAILURES, SUPPRESSED, CODES})
+COUNTERS_ONLY = frozenset({FAILURES, SUPPRESSED, ISSUES})
 """What a faultlens without the gauges and without its own health has."""
 
 Series = tuple[str, tuple[tuple[str, str], ...]]
@@ -145,8 +145,7 @@ class Target:
         """At each of these moments something goes wrong, `times` times."""
         for at in moments:
             self._add(series(FAILURES, class_=type_, kind=kind, worker=worker), at, times)
-            if code:
-                self._add(series(CODES, class_=type_, code=code), at, times)
+            self._add(series(ISSUES, class_=type_, code=code, kind=kind), at, times)
 
     def suppresses(
         self,

@@ -95,7 +95,7 @@ def _codes(page: str) -> Counter[tuple[str, str]]:
             (sample.labels["class"], sample.labels["code"]): int(sample.value)
             for family in text_string_to_metric_families(page)
             for sample in family.samples
-            if sample.name == "faultlens_failure_codes_total"
+            if sample.name == "faultlens_issues_total" and sample.labels["code"]
         }
     )
 

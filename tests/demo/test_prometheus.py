@@ -160,5 +160,5 @@ def test_the_first_failure_is_an_increase(tmp_path: Path) -> None:
             increase = server.by(["kind"], "increase(faultlens_failures_total[1h]) > 0")
             assert set(increase) == {("system",)}
             assert increase["system",] >= 3  # Prometheus extrapolates to the ends of the hour
-            codes = server.by(["class", "code"], "faultlens_failure_codes_total")
+            codes = server.by(["class", "code"], "faultlens_issues_total")
             assert codes == {("flyte.errors.RuntimeSystemError", "Unavailable"): 3}

@@ -146,8 +146,7 @@ class Host:
         found = {
             name: sum(count.number for count in counts.values()) for name, counts in totals.items()
         }
-        # Each failure here has a code, and is one count.
-        assert found.pop("failure_codes") == found["failures"]
+        assert found.pop("issues") == found["failures"]
         return {metric: number for metric, number in found.items() if number}
 
     def files(self) -> int:

@@ -467,7 +467,7 @@ def test_dynamic_classes_and_random_workers_end_in_other() -> None:
             inside.total(),
             len({cls for cls, _, _ in labels}) <= series.CLASS_LIMIT + 1,
             len({worker for _, _, worker in labels}) <= series.WORKER_LIMIT + 1,
-            len(inside.samples("faultlens_failure_codes_total")) <= series.CODE_LIMIT + 1,
+            len(inside.samples("faultlens_issues_total")) <= series.ISSUE_LIMIT + 1,
             dropped["class_limit"] > 100,
             dropped["worker_limit"] > 300,
         ])

@@ -51,8 +51,8 @@ def seen(reader):
     )
 """
 ONE = [
-    "faultlens_failure_codes_total flyte.errors.OOMError|OOM {}",
     "faultlens_failures_total flyte.errors.OOMError|user|w {}",
+    "faultlens_issues_total flyte.errors.OOMError|OOM||user|oom| {}",
 ]
 
 

@@ -257,6 +257,7 @@ class Spans:
 def _ours(failure: Failure) -> dict[str, str]:
     """Our attributes of an event."""
     ours = {
+        "error.type": failure.type,
         "faultlens.kind": failure.kind._value_,
         "faultlens.worker": failure.worker,
         "faultlens.sdk": failure.sdk,
@@ -264,6 +265,10 @@ def _ours(failure: Failure) -> dict[str, str]:
     }
     if failure.code:
         ours["faultlens.code"] = failure.code
+    if failure.reason:
+        ours["faultlens.reason"] = failure.reason
+    if failure.owner:
+        ours["faultlens.owner"] = failure.owner
     if failure.carries:
         ours["faultlens.carries"] = failure.carries
     if failure.context:
