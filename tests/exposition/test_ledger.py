@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from faultlens.exposition import ledger as ledger_module
 from faultlens.exposition import owners, sheets
 from faultlens.exposition.layout import (
+    KEY_BYTES,
     Cell,
     Count,
     Layout,
@@ -146,7 +147,7 @@ def test_any_key_comes_back(key: tuple[str, ...]) -> None:
 def test_a_key_that_is_too_long_is_cut_where_it_is_longest(key: tuple[str, ...]) -> None:
     raw = encode(("failures", "user", *key[:14]))
     found = decode(raw)
-    assert len(raw) <= 480
+    assert len(raw) <= KEY_BYTES
     assert found[:2] == ("failures", "user")
     assert len(found) == len(key[:14]) + 2
     assert encode(found) == raw

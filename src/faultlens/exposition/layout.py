@@ -28,6 +28,7 @@ __all__ = [
     "BIRTHS_AT",
     "COLUMNS_AT",
     "FORMAT",
+    "KEY_BYTES",
     "MAGIC",
     "TRACE_BYTES",
     "UUID",
