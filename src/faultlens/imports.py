@@ -28,6 +28,7 @@ WATCHED = frozenset(
         "flyte._internal.runtime.taskrunner",
         "flyte._observe",
         "flyte.remote._logs",
+        "durable_workflow.client",
         "durable_workflow.errors",
         "durable_workflow.testing",
         "durable_workflow.worker",

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import itertools
 import json
 import subprocess
 import sys
@@ -41,7 +42,7 @@ ROOT = Path(__file__).parents[2]
 
 Counts = Mapping[str, int]
 
-FLOWS = Flows(*SDK_EXCEPTIONS, alone=True)
+FLOWS = Flows(*SDK_EXCEPTIONS, alone=True, issues=True)
 working = functools.partial(working_on, QUEUE)
 
 
@@ -63,7 +64,8 @@ def case(
     *,
     failures: Counts,
     suppressed: Counts | None = None,
-    on_0_2: tuple[Counts, Counts] | None = None,
+    attempts: Counts | None = None,
+    on_0_2: tuple[Counts, Counts, Counts] | None = None,
     needs: Iterable[str] = (),
     when: bool = True,
 ) -> Callable[[Callable[[], object]], Callable[[], object]]:
@@ -71,8 +73,10 @@ def case(
 
     def enter(run: Callable[[], object]) -> Callable[[], object]:
         if when and has(*needs):
-            true, rest = on_0_2 if on_0_2 and IS_0_2 else (failures, suppressed or {})
-            FLOWS.enter(run.__name__.replace("_", " "), true, rest)(run)
+            true, rest, ends = (
+                on_0_2 if on_0_2 and IS_0_2 else (failures, suppressed or {}, attempts or {})
+            )
+            FLOWS.enter(run.__name__.replace("_", " "), true, rest, attempts=ends)(run)
         return run
 
     return enter
@@ -177,15 +181,25 @@ async def send_heartbeats() -> None:
         await asyncio.sleep(0.02)
 
 
-ACTIVITIES = (break_down, decline, decline_card, fine)
+@activity.defn(name="connect")
+def connect() -> None:
+    raise ConnectionRefusedError("the stock database is down")
 
 
-def calling(activity_type: str, name: str | None = None) -> type:
+@activity.defn(name="opaque")
+def give_something_opaque() -> object:
+    return object()
+
+
+ACTIVITIES = (break_down, decline, decline_card, fine, connect)
+
+
+def calling(activity_type: str, name: str | None = None, **options: Any) -> type:
     """A workflow that calls an activity and lets its failure pass."""
 
     class Calling:
         def run(self, ctx: Any) -> Any:
-            yield ctx.schedule_activity(activity_type, [])
+            yield ctx.schedule_activity(activity_type, [], **options)
 
     return workflow.defn(name=name or f"calling-{activity_type}")(Calling)
 
@@ -254,6 +268,27 @@ class Hesitating:
         yield ctx.schedule_activity("fine", [])
 
 
+def compensating(activity_type: str) -> type:
+    """A workflow that undoes what it did before it lets an activity's failure pass."""
+
+    class Compensating:
+        def run(self, ctx: Any) -> Any:
+            try:
+                yield ctx.schedule_activity(activity_type, [])
+            except DurableWorkflowError:
+                yield ctx.schedule_activity("fine", [])
+                raise
+
+    return workflow.defn(name="compensating")(Compensating)
+
+
+@workflow.defn(name="stopping")
+class Stopping:
+    def run(self, ctx: Any) -> Any:
+        yield ctx.start_timer(0)
+        raise WorkflowCancelled("the customer changed his mind")
+
+
 @workflow.defn(name="waiting")
 class Waiting:
     def run(self, ctx: Any) -> Any:
@@ -273,12 +308,21 @@ def parent_of(child: str) -> type:
 # --- replay ---------------------------------------------------------------------------------------
 
 
-@case(failures={"ActivityFailed": 1}, suppressed={"replayed": 3}, needs=["ActivityFailed"])
+@case(
+    failures={"ActivityFailed ValueError break user code": 1},
+    suppressed={"replayed": 3},
+    attempts={"break user": 1, "careful ok": 1, "fine ok": 3},
+    needs=["ActivityFailed"],
+)
 def a_caught_activity_failure_and_three_more_activities() -> None:
     with_worker(lambda client: run(client, Careful), [Careful], ACTIVITIES)
 
 
-@case(failures={"ChildWorkflowFailed": 1}, suppressed={"replayed": 3})
+@case(
+    failures={"ChildWorkflowFailed ValueError raising user code": 1},
+    suppressed={"replayed": 3},
+    attempts={"careful-parent ok": 1, "fine ok": 3, "raising user": 1},
+)
 def a_caught_child_failure_and_three_more_activities() -> None:
     with_worker(lambda client: run(client, CarefulParent), [CarefulParent, Raising], ACTIVITIES)
 
@@ -292,8 +336,9 @@ async def run_and_ask(client: Client) -> None:
 
 
 @case(
-    failures={"ActivityFailed": 1},
+    failures={"ActivityFailed ValueError break user code": 1},
     suppressed={"replayed": 6},
+    attempts={"break user": 1, "careful ok": 1, "fine ok": 3},
     needs=["ActivityFailed", "_poll_query_tasks"],
 )
 def the_same_and_three_queries() -> None:
@@ -334,8 +379,9 @@ class StickyServer(DurableServer):
 
 
 @case(
-    failures={"ActivityFailed": 1},
+    failures={"ActivityFailed ValueError break user code": 1},
     suppressed={"replayed": 6},
+    attempts={"break user": 1, "careful ok": 1, "fine ok": 3},
     when=hasattr(durable_workflow.worker, "StickyWorkflowCache"),
 )
 def the_same_with_a_sticky_worker() -> None:
@@ -347,12 +393,21 @@ def the_same_with_a_sticky_worker() -> None:
     with_client(act, StickyServer())
 
 
-@case(failures={"ActivityFailed": 5}, suppressed={"replayed": 15}, needs=["ActivityFailed"])
+@case(
+    failures={"ActivityFailed ValueError break user code": 5},
+    suppressed={"replayed": 15},
+    attempts={"break user": 5, "careful ok": 5, "fine ok": 15},
+    needs=["ActivityFailed"],
+)
 def five_runs_interleaved() -> None:
     with_worker(lambda client: run_many(client, Careful), [Careful], ACTIVITIES)
 
 
-@case(failures={"ChildWorkflowFailed": 5}, suppressed={"replayed": 15})
+@case(
+    failures={"ChildWorkflowFailed ValueError raising user code": 5},
+    suppressed={"replayed": 15},
+    attempts={"careful-parent ok": 5, "fine ok": 15, "raising user": 5},
+)
 def five_runs_with_a_child_interleaved() -> None:
     with_worker(
         lambda client: run_many(client, CarefulParent), [CarefulParent, Raising], ACTIVITIES
@@ -372,8 +427,12 @@ def gathering(*activity_types: str) -> type:
 
 
 @case(
-    failures={"NonRetryableError": 1, "CardDeclined": 1},
+    failures={
+        "CardDeclined - decline-card user code": 1,
+        "NonRetryableError - decline user code": 1,
+    },
     suppressed={"propagated": 1, "replayed": 1},
+    attempts={"decline-card user": 1, "decline user": 1, "fine ok": 1, "gathering ok": 1},
     needs=["ActivityFailed"],
 )
 def two_parallel_failures_of_sdk_classes() -> None:
@@ -382,8 +441,9 @@ def two_parallel_failures_of_sdk_classes() -> None:
 
 
 @case(
-    failures={"NonRetryableError": 2},
+    failures={"NonRetryableError - decline user code": 2},
     suppressed={"propagated": 1, "replayed": 1},
+    attempts={"decline user": 2, "fine ok": 1, "gathering ok": 1},
     needs=["ActivityFailed"],
 )
 def two_parallel_failures_of_one_class() -> None:
@@ -391,7 +451,12 @@ def two_parallel_failures_of_one_class() -> None:
     with_worker(lambda client: run(client, definition), [definition], ACTIVITIES)
 
 
-@case(failures={"ActivityFailed": 2}, suppressed={"replayed": 3}, needs=["ActivityFailed"])
+@case(
+    failures={"ActivityFailed ValueError break user code": 2},
+    suppressed={"replayed": 3},
+    attempts={"break user": 2, "fine ok": 1, "trying ok": 1},
+    needs=["ActivityFailed"],
+)
 def two_failures_of_one_class_in_one_run() -> None:
     class Trying:
         def run(self, ctx: Any) -> Any:
@@ -406,18 +471,244 @@ def two_failures_of_one_class_in_one_run() -> None:
     with_worker(lambda client: run(client, definition), [definition], ACTIVITIES)
 
 
-@case(failures={"CardDeclined": 1}, suppressed={"replayed": 2})
+@case(
+    failures={"CardDeclined - hesitating user code": 1},
+    suppressed={"replayed": 2},
+    attempts={"fine ok": 2, "hesitating ok": 1},
+)
 def an_sdk_exception_that_workflow_code_raises_and_catches() -> None:
     with_worker(lambda client: run(client, Hesitating), [Hesitating], ACTIVITIES)
+
+
+@case(
+    failures={"ActivityFailed ValueError break user code": 1},
+    suppressed={"replayed": 1, "propagated": 1},
+    attempts={"break user": 1, "fine ok": 1, "compensating user": 1},
+    needs=["ActivityFailed"],
+)
+def a_failure_that_is_compensated_and_raised_again() -> None:
+    definition = compensating("break")
+    with_worker(lambda client: run(client, definition), [definition], ACTIVITIES)
+
+
+@case(
+    failures={"NonRetryableError - decline user code": 1},
+    suppressed={"replayed": 1, "propagated": 2},
+    attempts={"decline user": 1, "fine ok": 1, "compensating propagated": 1},
+    needs=["ActivityFailed"],
+)
+def the_same_of_an_sdk_class() -> None:
+    definition = compensating("decline")
+    with_worker(lambda client: run(client, definition), [definition], ACTIVITIES)
+
+
+# --- attempts -------------------------------------------------------------------------------------
+
+
+def flaky() -> Callable[[], None]:
+    attempts = iter(range(3))
+
+    @activity.defn(name="flaky")
+    def fail_twice() -> None:
+        if next(attempts) < 2:
+            raise ValueError("no such stock item")
+
+    return fail_twice
+
+
+def retried(activity_type: str) -> type:
+    """A workflow that has an activity tried three times."""
+    policy = {"max_attempts": 3, "backoff_seconds": [0, 0]}
+    return calling(activity_type, "retrying", retry_policy=policy)
+
+
+@case(
+    failures={},
+    attempts={"flaky user": 2, "flaky ok": 1, "retrying ok": 1},
+    needs=["ActivityFailed"],
+)
+def an_activity_that_ends_well_at_its_third_attempt() -> None:
+    definition = retried("flaky")
+    with_worker(lambda client: run(client, definition), [definition], [flaky()])
+
+
+@case(
+    failures={"ActivityFailed ValueError break user code": 1},
+    suppressed={"propagated": 1},
+    attempts={"break user": 3, "retrying user": 1},
+    needs=["ActivityFailed"],
+)
+def an_activity_that_fails_at_each_of_three_attempts() -> None:
+    definition = retried("break")
+    with_worker(lambda client: run(client, definition), [definition], ACTIVITIES)
+
+
+@case(
+    failures={"ActivityFailed ConnectionRefusedError connect system network": 1},
+    suppressed={"propagated": 1},
+    attempts={"connect system": 1, "calling-connect system": 1},
+    on_0_2=(
+        {"WorkflowFailed ConnectionRefusedError calling-connect system network": 1},
+        {},
+        {"connect system": 1},
+    ),
+)
+def an_activity_loses_its_connection() -> None:
+    definition = calling("connect")
+    with_worker(lambda client: run(client, definition), [definition], ACTIVITIES)
+
+
+@case(
+    failures={
+        "ServerError - busybody user input": 1,
+        "ActivityFailed ConnectionRefusedError busybody system network": 1,
+    },
+    suppressed={"propagated": 1},
+    attempts={"busybody system": 1, "calling-busybody system": 1},
+    on_0_2=(
+        {
+            "ServerError - busybody user input": 1,
+            "WorkflowFailed ConnectionRefusedError calling-busybody system network": 1,
+        },
+        {},
+        {"busybody system": 1},
+    ),
+)
+def an_activity_that_reports_another_task_and_fails() -> None:
+    definition = calling("busybody")
+
+    async def act(client: Client) -> None:
+        @activity.defn(name="busybody")
+        async def report_another() -> None:
+            other = {"task_id": "another", "activity_attempt_id": "1", "lease_owner": "w"}
+            await attempt(client.complete_activity_task(**other, result=None))
+            raise ConnectionRefusedError("the stock database is down")
+
+        async with working(client, [definition], [report_another]):
+            await run(client, definition)
+
+    with_client(act)
+
+
+@case(
+    failures={"ActivityFailed - missing unknown -": 1},
+    suppressed={"propagated": 1},
+    attempts={"missing unknown": 1, "calling-missing unknown": 1},
+    on_0_2=({"WorkflowFailed - calling-missing unknown -": 1}, {}, {"missing unknown": 1}),
+)
+def an_activity_that_nobody_registered() -> None:
+    definition = calling("missing")
+    with_worker(lambda client: run(client, definition), [definition], ACTIVITIES)
+
+
+class LocalServer(DurableServer):
+    """Lets workers run activities within a workflow's task.
+
+    renewals: how often a worker may renew its lease; None for ever.
+    """
+
+    def __init__(self, renewals: int | None = None) -> None:
+        super().__init__()
+        self._renewed = iter(range(renewals) if renewals is not None else itertools.count())
+        self._orchestrator._commands["record_local_activity"] = lambda task, command: None
+
+    def _respond(self, request: Any) -> Any:
+        if request.path.startswith("/worker/workflow-tasks/") and (
+            request.path.endswith("/heartbeat")
+        ):
+            renewed = next(self._renewed, None) is not None
+            return 200, {"task_id": request.path.split("/")[3], **request.body, "renewed": renewed}
+        return super()._respond(request)
+
+
+def calling_locally(activity_type: str) -> type:
+    class Calling:
+        def run(self, ctx: Any) -> Any:
+            policy = {"max_attempts": 3, "backoff_seconds": [0, 0]}
+            yield ctx.local_activity(activity_type, [], retry_policy=policy)
+
+    return workflow.defn(name="local")(Calling)
+
+
+HAS_LOCAL_ACTIVITIES = hasattr(workflow.WorkflowContext, "local_activity")
+
+
+@case(
+    failures={},
+    attempts={"flaky user": 2, "flaky ok": 1, "local ok": 1},
+    when=HAS_LOCAL_ACTIVITIES,
+)
+def a_local_activity_that_ends_well_at_its_third_attempt() -> None:
+    definition = calling_locally("flaky")
+    with_worker(lambda client: run(client, definition), [definition], [flaky()], LocalServer())
+
+
+@case(
+    failures={"ActivityFailed ValueError break user code": 1},
+    suppressed={"propagated": 1},
+    attempts={"break user": 3, "local user": 1},
+    when=HAS_LOCAL_ACTIVITIES,
+)
+def a_local_activity_that_fails_at_each_of_three_attempts() -> None:
+    definition = calling_locally("break")
+    with_worker(lambda client: run(client, definition), [definition], ACTIVITIES, LocalServer())
+
+
+@case(failures={}, attempts={"beat system": 1}, when=HAS_LOCAL_ACTIVITIES)
+def a_local_activity_that_loses_the_lease() -> None:
+    async def act(client: Client) -> None:
+        await start(client, "local")
+        await until(lambda: bool(inside.samples("faultlens_attempts_total")))
+
+    definition = calling_locally("beat")
+    with_worker(act, [definition], [send_heartbeats], LocalServer(renewals=1))
+
+
+@case(failures={}, attempts={"opaque user": 1})
+def a_result_that_cannot_be_encoded() -> None:
+    async def act(client: Client) -> None:
+        await start(client, calling("opaque"))
+        await until(lambda: bool(inside.samples("faultlens_attempts_total")))
+
+    with_worker(act, [calling("opaque")], [give_something_opaque])
+
+
+@case(
+    failures={"ActivityCancelled - beat user cancelled": 1},
+    suppressed={"propagated": 2},
+    attempts={"beat cancelled": 1, "calling-beat propagated": 1},
+    on_0_2=(
+        {"ActivityCancelled - beat user cancelled": 1},
+        {"propagated": 1},
+        {"beat cancelled": 1},
+    ),
+)
+def an_activity_that_is_cancelled() -> None:
+    answer: dict[str, Any] = {"cancel_requested": True, "can_continue": True}
+    server = answering("POST", "/worker/activity-tasks/*/heartbeat", 200, **answer)
+    definition = calling("beat")
+    with_worker(lambda client: run(client, definition), [definition], [send_heartbeats], server)
+
+
+@case(
+    failures={"WorkflowFailed WorkflowCancelled stopping user cancelled": 1},
+    suppressed={"control_flow": 1},
+    attempts={"stopping cancelled": 1},
+    # Between, it ends the task and not the run.
+    when=IS_0_2 or hasattr(workflow.WorkflowContext, "throw_if_cancellation_requested"),
+)
+def a_workflow_that_ends_by_a_cancellation() -> None:
+    with_worker(lambda client: run(client, Stopping), [Stopping])
 
 
 # --- up to the client -----------------------------------------------------------------------------
 
 
 @case(
-    failures={"ActivityFailed": 1},
+    failures={"ActivityFailed ValueError break user code": 1},
     suppressed={"propagated": 1},
-    on_0_2=({"WorkflowFailed": 1}, {}),
+    attempts={"break user": 1, "calling-break user": 1},
+    on_0_2=({"WorkflowFailed ValueError calling-break user code": 1}, {}, {"break user": 1}),
 )
 def an_activity_s_failure_up_to_the_client() -> None:
     definition = calling("break")
@@ -425,18 +716,20 @@ def an_activity_s_failure_up_to_the_client() -> None:
 
 
 @case(
-    failures={"ActivityFailed": 1},
+    failures={"ActivityFailed ValueError break user code": 1},
     suppressed={"propagated": 1},
-    on_0_2=({"WorkflowFailed": 1}, {}),
+    attempts={"break user": 1, "calling-break user": 1},
+    on_0_2=({"WorkflowFailed ValueError calling-break user code": 1}, {}, {"break user": 1}),
 )
 def the_same_with_worker_and_client_in_two_processes() -> Counted:
     return with_worker_elsewhere("calling-break")
 
 
 @case(
-    failures={"NonRetryableError": 1},
+    failures={"NonRetryableError - decline user code": 1},
     suppressed={"propagated": 2},
-    on_0_2=({"NonRetryableError": 1}, {"propagated": 1}),
+    attempts={"calling-decline propagated": 1, "decline user": 1},
+    on_0_2=({"NonRetryableError - decline user code": 1}, {"propagated": 1}, {"decline user": 1}),
 )
 def an_sdk_exception_in_an_activity_up_to_the_client() -> None:
     definition = calling("decline")
@@ -444,9 +737,14 @@ def an_sdk_exception_in_an_activity_up_to_the_client() -> None:
 
 
 @case(
-    failures={"CardDeclined": 1},
+    failures={"CardDeclined - decline-card user code": 1},
     suppressed={"propagated": 2},
-    on_0_2=({"CardDeclined": 1}, {"propagated": 1}),
+    attempts={"calling-decline-card propagated": 1, "decline-card user": 1},
+    on_0_2=(
+        {"CardDeclined - decline-card user code": 1},
+        {"propagated": 1},
+        {"decline-card user": 1},
+    ),
 )
 def a_user_s_subclass_in_an_activity_up_to_the_client() -> None:
     definition = calling("decline-card")
@@ -454,30 +752,40 @@ def a_user_s_subclass_in_an_activity_up_to_the_client() -> None:
 
 
 @case(
-    failures={"NonRetryableError": 1},
+    failures={"NonRetryableError - decline user code": 1},
     suppressed={"propagated": 2},
-    on_0_2=({"NonRetryableError": 1}, {"propagated": 1}),
+    attempts={"calling-decline propagated": 1, "decline user": 1},
+    on_0_2=({"NonRetryableError - decline user code": 1}, {"propagated": 1}, {"decline user": 1}),
 )
 def an_sdk_exception_in_an_activity_in_two_processes() -> Counted:
     return with_worker_elsewhere("calling-decline")
 
 
-@case(failures={"WorkflowFailed": 1})
+@case(failures={"WorkflowFailed ValueError raising user code": 1}, attempts={"raising user": 1})
 def workflow_code_raises_a_plain_exception() -> None:
     with_worker(lambda client: run(client, Raising), [Raising])
 
 
-@case(failures={"WorkflowFailed": 1})
+@case(failures={"WorkflowFailed ValueError raising user code": 1}, attempts={"raising user": 1})
 def the_same_in_two_processes() -> Counted:
     return with_worker_elsewhere("raising")
 
 
-@case(failures={"CardDeclined": 1}, suppressed={"propagated": 1})
+@case(
+    failures={"CardDeclined - declining user code": 1},
+    suppressed={"propagated": 1},
+    attempts={"declining user": 1},
+)
 def workflow_code_raises_an_sdk_exception() -> None:
     with_worker(lambda client: run(client, Declining), [Declining])
 
 
-@case(failures={"ActivityFailed": 1}, suppressed={"propagated": 1}, needs=["ActivityFailed"])
+@case(
+    failures={"ActivityFailed ValueError break user code": 1},
+    suppressed={"propagated": 1},
+    attempts={"break user": 1, "translating propagated": 1},
+    needs=["ActivityFailed"],
+)
 def workflow_code_raises_its_own_from_an_activity_s_failure() -> None:
     class Translating:
         def run(self, ctx: Any) -> Any:
@@ -490,22 +798,35 @@ def workflow_code_raises_its_own_from_an_activity_s_failure() -> None:
     with_worker(lambda client: run(client, definition), [definition], ACTIVITIES)
 
 
-@case(failures={"ChildWorkflowFailed": 1}, suppressed={"propagated": 1})
+@case(
+    failures={"ChildWorkflowFailed ValueError raising user code": 1},
+    suppressed={"propagated": 1},
+    attempts={"parent-of-raising user": 1, "raising user": 1},
+)
 def a_child_s_plain_exception_up_to_the_client() -> None:
     parent = parent_of("raising")
     with_worker(lambda client: run(client, parent), [parent, Raising])
 
 
-@case(failures={"CardDeclined": 1}, suppressed={"propagated": 2})
+@case(
+    failures={"CardDeclined - declining user code": 1},
+    suppressed={"propagated": 2},
+    attempts={"declining user": 1, "parent-of-declining propagated": 1},
+)
 def a_child_s_sdk_exception_up_to_the_client() -> None:
     parent = parent_of("declining")
     with_worker(lambda client: run(client, parent), [parent, Declining])
 
 
 @case(
-    failures={"ActivityFailed": 1},
+    failures={"ActivityFailed ValueError break user code": 1},
     suppressed={"propagated": 2},
-    on_0_2=({"ChildWorkflowFailed": 1}, {"propagated": 1}),
+    attempts={"break user": 1, "calling-break user": 1, "parent-of-calling-break propagated": 1},
+    on_0_2=(
+        {"ChildWorkflowFailed ValueError calling-break user code": 1},
+        {"propagated": 1},
+        {"break user": 1, "parent-of-calling-break user": 1},
+    ),
 )
 def an_activity_s_failure_through_a_child_up_to_the_client() -> None:
     child = calling("break")
@@ -513,7 +834,11 @@ def an_activity_s_failure_through_a_child_up_to_the_client() -> None:
     with_worker(lambda client: run(client, parent), [parent, child], ACTIVITIES)
 
 
-@case(failures={"WorkflowFailed": 1}, suppressed={"replayed": 2})
+@case(
+    failures={"WorkflowFailed ValueError raising user code": 1},
+    suppressed={"replayed": 2},
+    attempts={"raising user": 1},
+)
 def a_result_asked_three_times() -> None:
     async def act(client: Client) -> None:
         handle = await start(client, Raising)
@@ -524,8 +849,8 @@ def a_result_asked_three_times() -> None:
 
 
 @case(
-    failures={"WorkflowTimedOut": 1},
-    on_0_2=({"WorkflowFailed": 1}, {}),
+    failures={"WorkflowTimedOut - waiting unknown timeout": 1},
+    on_0_2=({"WorkflowFailed - waiting unknown -": 1}, {}, {}),
     when=IS_0_2 or has("WorkflowTimedOut"),  # between, the client takes it for success
 )
 def the_server_times_a_run_out() -> None:
@@ -538,7 +863,7 @@ def the_server_times_a_run_out() -> None:
     with_worker(act, [Waiting])
 
 
-@case(failures={"WorkflowTerminated": 1})
+@case(failures={"WorkflowTerminated - waiting user cancelled": 1})
 def a_run_is_terminated() -> None:
     async def act(client: Client) -> None:
         handle = await start(client, Waiting)
@@ -548,7 +873,7 @@ def a_run_is_terminated() -> None:
     with_worker(act, [Waiting])
 
 
-@case(failures={"WorkflowCancelled": 1})
+@case(failures={"WorkflowCancelled - waiting user cancelled": 1})
 def a_run_is_cancelled() -> None:
     async def act(client: Client) -> None:
         handle = await start(client, Waiting)
@@ -576,7 +901,11 @@ def a_cancellation_thrown_into_a_workflow() -> None:
     workflow.replay(definition, [], [], run_id="1", cancel_requested=True)
 
 
-@case(failures={"WorkflowFailed": 1}, needs=["run_until"])
+@case(
+    failures={"WorkflowFailed ValueError raising user code": 1},
+    attempts={"raising user": 1},
+    needs=["run_until"],
+)
 def a_worker_runs_until_a_workflow_has_failed() -> None:
     async def act(client: Client) -> None:
         worker = Worker(client, task_queue=QUEUE, workflows=[Raising], shutdown_timeout=TIMEOUT)
@@ -591,7 +920,7 @@ def a_worker_runs_until_a_workflow_has_failed() -> None:
 
 
 @case(
-    failures={"Unauthorized": 1},
+    failures={"Unauthorized - - user auth": 1},
     suppressed={"wrapped": 1} if has("RuntimeDiscoveryUnavailable") else {},
 )
 def a_fresh_client_with_an_expired_token() -> None:
@@ -605,7 +934,7 @@ async def discover_or_start(client: Client) -> None:
     await start(client, "waiting")
 
 
-@case(failures={"ServerError": 1})
+@case(failures={"ServerError - - system platform": 1})
 def a_server_that_is_down_after_all_retries() -> None:
     async def act(client: Client) -> None:
         await client.start_workflow(
@@ -615,20 +944,28 @@ def a_server_that_is_down_after_all_retries() -> None:
     with_client(lambda client: attempt(act(client)))
 
 
-@case(failures={"SignalFailed": 1}, suppressed={}, needs=["SignalFailed"])
+@case(failures={"SignalFailed - - user input": 1}, suppressed={}, needs=["SignalFailed"])
 def a_signal_that_nobody_declared() -> None:
     server = answering("POST", "/workflows/*/signal/*", 404, reason="unknown_signal")
     with_client(lambda client: attempt(client.signal_workflow("run", "hurry")), server)
 
 
 # Such a refusal reaches the client as a ServerError, from which the SDK raises the typed one.
-@case(failures={"ServerError": 1}, suppressed={"wrapped": 1}, needs=["REQUEST_ID_CONFLICT"])
+@case(
+    failures={"ServerError - - user input": 1},
+    suppressed={"wrapped": 1},
+    needs=["REQUEST_ID_CONFLICT"],
+)
 def a_signal_s_key_that_is_taken() -> None:
     server = answering("POST", "/workflows/*/signal/*", 409, reason="request_id_conflict")
     with_client(lambda client: attempt(client.signal_workflow("run", "hurry")), server)
 
 
-@case(failures={"ServerError": 1}, suppressed={"wrapped": 1}, needs=["REQUEST_ID_CONFLICT"])
+@case(
+    failures={"ServerError - - user input": 1},
+    suppressed={"wrapped": 1},
+    needs=["REQUEST_ID_CONFLICT"],
+)
 def an_update_s_key_that_is_taken() -> None:
     server = answering("POST", "/workflows/*/update/*", 409, reason="request_id_conflict")
     with_client(lambda client: attempt(client.update_workflow("run", "change")), server)
@@ -661,18 +998,22 @@ def update(definition: type) -> None:
     with_worker(act, [definition])
 
 
-@case(failures={"UpdateFailed": 1}, needs=["UpdateFailed"])
+@case(failures={"UpdateFailed - - user code": 1}, needs=["UpdateFailed"])
 def an_update_handler_raises_a_plain_exception() -> None:
     update(updatable(lambda: ValueError("no such street")))
 
 
-@case(failures={"CardDeclined": 1}, suppressed={"propagated": 1}, needs=["UpdateFailed"])
+@case(
+    failures={"CardDeclined - updatable user code": 1},
+    suppressed={"propagated": 1},
+    needs=["UpdateFailed"],
+)
 def an_update_handler_raises_an_sdk_exception() -> None:
     update(updatable(lambda: CardDeclined("the card is declined")))
 
 
 @case(
-    failures={"UpdateRejected": 1},
+    failures={"UpdateRejected - updatable user input": 1},
     suppressed={"propagated": 1},
     needs=["UpdateValidationFailed", "_run_update_validation_task"],
 )
@@ -680,7 +1021,7 @@ def an_update_that_its_validator_refuses() -> None:
     update(updatable(None, refusing=True))
 
 
-@case(failures={"UpdateRejected": 1})
+@case(failures={"UpdateRejected - - user input": 1})
 def an_update_that_nobody_declared() -> None:
     async def act(client: Client) -> None:
         handle = await start(client, Waiting)
@@ -711,14 +1052,20 @@ def query(definition: type, times: int) -> None:
     with_worker(act, [definition])
 
 
-@case(failures={"QueryFailed": 2}, suppressed={"propagated": 2}, needs=["_poll_query_tasks"])
+@case(
+    failures={"QueryFailed - queried user code": 2},
+    suppressed={"propagated": 2},
+    attempts={"queried ok": 1},
+    needs=["_poll_query_tasks"],
+)
 def a_query_handler_raises_a_plain_exception_twice() -> None:
     query(queried(lambda: ValueError("no such column")), 2)
 
 
 @case(
-    failures={"CardDeclined": 1},
+    failures={"CardDeclined - queried user code": 1},
     suppressed={"wrapped": 1, "propagated": 1},
+    attempts={"queried ok": 1},
     needs=["_poll_query_tasks"],
 )
 def a_query_handler_raises_an_sdk_exception() -> None:
@@ -726,9 +1073,12 @@ def a_query_handler_raises_an_sdk_exception() -> None:
 
 
 @case(
-    failures={"QueryFailed": 1},
     # A worker that is asked refuses it first.
+    failures={
+        "QueryFailed - waiting user code" if ASKS_FOR_QUERIES else "QueryFailed - - user input": 1
+    },
     suppressed={"propagated": 1} if ASKS_FOR_QUERIES else {},
+    on_0_2=({"QueryFailed - - user code": 1}, {}, {}),  # it has no reason
 )
 def a_query_that_nobody_declared() -> None:
     async def act(client: Client) -> None:
@@ -742,8 +1092,9 @@ def a_query_that_nobody_declared() -> None:
 
 
 @case(
-    failures={"ActivityLeaseAuthorityLost": 1},
+    failures={"ActivityLeaseAuthorityLost - beat system platform": 1},
     suppressed={"propagated": 1},
+    attempts={"beat system": 1},
     needs=["ActivityLeaseAuthorityLost"],
 )
 def a_refused_heartbeat() -> None:
@@ -771,6 +1122,7 @@ async def until(condition: Callable[[], bool]) -> None:
 @case(
     failures={},
     suppressed={"control_flow": 1},
+    attempts={"calling-fine ok": 1, "fine ok": 1},
     when=hasattr(errors.ServerError, "poll_capacity_backpressure_delay"),
 )
 def a_poll_that_is_asked_to_come_back_later() -> None:
@@ -792,7 +1144,12 @@ def a_poll_that_is_asked_to_come_back_later() -> None:
     with_worker(lambda client: run(client, definition), [definition], ACTIVITIES, server)
 
 
-@case(failures={}, suppressed={"control_flow": 1}, needs=["UpdateValidationFailed"])
+@case(
+    failures={},
+    suppressed={"control_flow": 1},
+    attempts={"calling-fine ok": 1, "fine ok": 1},
+    needs=["UpdateValidationFailed"],
+)
 def a_worker_that_is_gone_when_it_leaves() -> None:
     server = answering("DELETE", "/worker/registrations/*", 404, reason="worker_not_found")
     definition = calling("fine")
@@ -852,8 +1209,9 @@ class CooperativeServer(DurableServer):
 
 
 @case(
-    failures={"CardDeclined": 1},
+    failures={"CardDeclined - decline-elsewhere user code": 1},
     suppressed={"propagated": 2},
+    attempts={"calling propagated": 1, "decline-elsewhere user": 1},
     when=hasattr(Worker, "_execute_cooperative_remote_callable")
     and durable_workflow.client.PROTOCOL_VERSION >= "1.20",
 )
@@ -898,32 +1256,52 @@ def in_environment(*definitions: type) -> None:
             environment.execute_workflow(definition)
 
 
-@case(failures={"CardDeclined": 2}, suppressed={"replayed": 4}, when=HAS_ENVIRONMENT)
+@case(
+    failures={"CardDeclined - hesitating user code": 2},
+    suppressed={"replayed": 4},
+    when=HAS_ENVIRONMENT,
+)
 def two_environments_raise_and_catch() -> None:
     in_environment(Hesitating, Hesitating)
 
 
-@case(failures={"CardDeclined": 2}, suppressed={"propagated": 2}, when=HAS_ENVIRONMENT)
+@case(
+    failures={"CardDeclined - declining user code": 2},
+    suppressed={"propagated": 2},
+    when=HAS_ENVIRONMENT,
+)
 def two_environments_raise_an_sdk_exception() -> None:
     in_environment(Declining, Declining)
 
 
-@case(failures={"WorkflowFailed": 2}, when=HAS_ENVIRONMENT)
+@case(failures={"WorkflowFailed ValueError raising user code": 2}, when=HAS_ENVIRONMENT)
 def two_environments_raise_a_plain_exception() -> None:
     in_environment(Raising, Raising)
 
 
-@case(failures={"ActivityFailed": 2}, suppressed={"replayed": 6}, when=TURNS_MOCKS_INTO_FAILURES)
+@case(
+    failures={"ActivityFailed ValueError break user code": 2},
+    suppressed={"replayed": 6},
+    when=TURNS_MOCKS_INTO_FAILURES,
+)
 def two_environments_catch_an_activity_s_failure() -> None:
     in_environment(Careful, Careful)
 
 
-@case(failures={"ActivityFailed": 1}, suppressed={"propagated": 1}, when=TURNS_MOCKS_INTO_FAILURES)
+@case(
+    failures={"ActivityFailed ValueError break user code": 1},
+    suppressed={"propagated": 1},
+    when=TURNS_MOCKS_INTO_FAILURES,
+)
 def an_environment_lets_an_activity_s_failure_pass() -> None:
     in_environment(calling("break"))
 
 
-@case(failures={"CardDeclined": 2}, suppressed={"propagated": 4}, when=TURNS_MOCKS_INTO_FAILURES)
+@case(
+    failures={"CardDeclined - calling-decline-card user code": 2},
+    suppressed={"propagated": 4},
+    when=TURNS_MOCKS_INTO_FAILURES,
+)
 def two_environments_let_a_user_s_subclass_pass() -> None:
     in_environment(calling("decline-card"), calling("decline-card"))
 

@@ -39,6 +39,8 @@ class Flow:
     """The raised SDK exceptions that are no new failure, by reason."""
     conversions: int | None
     """How many of the failures raise no SDK exception; None for all."""
+    attempts: Truth | None = None
+    """How the attempts of tasks end, by task and outcome; None if they are not looked at."""
 
 
 @dataclass(frozen=True)
@@ -51,12 +53,15 @@ class Counted:
     """By reason."""
     raised: int
     """The SDK exceptions that were raised, by another count than faultlens'."""
+    attempts: Counts
+    """By task and outcome."""
 
     def __add__(self, other: Counted) -> Counted:
         return Counted(
             dict(Counter(self.failures) + Counter(other.failures)),
             dict(Counter(self.suppressed) + Counter(other.suppressed)),
             self.raised + other.raised,
+            dict(Counter(self.attempts) + Counter(other.attempts)),
         )
 
 
@@ -68,6 +73,7 @@ class Outcome:
     suppressed: Counts
     conversions: int
     counted: Counted
+    attempts: Counts | None = None
 
     @property
     def right(self) -> bool:
@@ -78,6 +84,7 @@ class Outcome:
             counted.failures == self.failures
             and counted.suppressed == self.suppressed
             and total == counted.raised + self.conversions
+            and self.attempts in (None, counted.attempts)
         )
 
 
@@ -87,12 +94,21 @@ class Flows(dict[str, Flow]):
     roots: the SDK's root classes. Their instances are watched, and it is the traceback that tells
         which were raised, independently of faultlens.
     alone: each flow happens in a process of its own.
+    issues: the failures have more than their class: ``ActivityFailed ValueError break user code``,
+        which is class, code, task, kind and reason, with ``-`` for what there is not.
     """
 
-    def __init__(self, *roots: type[BaseException], alone: bool = False) -> None:
+    def __init__(
+        self, *roots: type[BaseException], alone: bool = False, issues: bool = False
+    ) -> None:
         super().__init__()
         self._roots = roots
         self.alone = alone
+        self._counters: list[tuple[str, Callable[[list[str]], str]]] = [
+            ("faultlens_issues_total", _issue if issues else _class),
+            ("faultlens_suppressed_total", _reason),
+            ("faultlens_attempts_total", _attempt),
+        ]
 
     def enter(
         self,
@@ -100,26 +116,28 @@ class Flows(dict[str, Flow]):
         failures: Truth | None = None,
         suppressed: Truth | None = None,
         conversions: int | None = 0,
+        attempts: Truth | None = None,
     ) -> Callable[[Callable[[], object]], Callable[[], object]]:
         """Enter the decorated function into the table."""
 
         def enter(happen: Callable[[], object]) -> Callable[[], object]:
             assert name not in self
-            self[name] = Flow(happen, failures or {}, suppressed or {}, conversions)
+            self[name] = Flow(happen, failures or {}, suppressed or {}, conversions, attempts)
             return happen
 
         return enter
 
     def count(self, happen: Callable[[], object]) -> Counted:
         """Let something happen; a `Counted` that it returns, of another process, is added."""
-        failures, suppressed = inside.failures(), inside.suppressed()
+        before = [inside.samples(name) for name, _ in self._counters]
         with _constructed(self._roots) as constructed:
             elsewhere = happen()
-        here = Counted(
-            _sums(inside.more(inside.failures(), failures), _class),
-            _sums(inside.more(inside.suppressed(), suppressed), _reason),
-            len({id(exc) for exc in constructed if exc.__traceback__ is not None}),
+        failures, suppressed, attempts = (
+            _sums(inside.more(inside.samples(name), then), key)
+            for (name, key), then in zip(self._counters, before, strict=True)
         )
+        raised = len({id(exc) for exc in constructed if exc.__traceback__ is not None})
+        here = Counted(failures, suppressed, raised, attempts)
         return here + elsewhere if isinstance(elsewhere, Counted) else here
 
     def outcome(self, flow: Flow) -> Outcome:
@@ -127,7 +145,8 @@ class Flows(dict[str, Flow]):
         counted = self.count(flow.happen)
         true = _known(flow.failures)
         conversions = sum(true.values()) if flow.conversions is None else flow.conversions
-        return Outcome(true, _known(flow.suppressed), conversions, counted)
+        attempts = None if flow.attempts is None else _known(flow.attempts)
+        return Outcome(true, _known(flow.suppressed), conversions, counted, attempts)
 
     def main(self) -> None:
         """Let all happen, or those named as arguments, and print it.
@@ -210,12 +229,22 @@ def _class(series: list[str]) -> str:
     return series[0].rpartition(".")[2]
 
 
+def _issue(series: list[str]) -> str:
+    _, code, task, kind, reason, _owner = series
+    return " ".join((_class(series), code or "-", task or "-", kind, reason or "-"))
+
+
 def _reason(series: list[str]) -> str:
     return series[3]
 
 
+def _attempt(series: list[str]) -> str:
+    _sdk, task, outcome = series
+    return f"{task} {outcome}"
+
+
 def _print(found: Mapping[str, Outcome]) -> None:
-    head = ("", "case", "true", "counted", "suppressed by reason", "raised")
+    head = ("", "case", "true", "counted", "suppressed by reason", "raised", "attempts")
     table = [head, *(_row(name, outcome) for name, outcome in found.items())]
     wide = [max(len(row[column]) for row in table) for column in range(len(head))]
     for row in table:
@@ -232,4 +261,6 @@ def _row(name: str, outcome: Outcome) -> tuple[str, ...]:
         str(sum(counted.failures.values())),
         ", ".join(reasons) or "-",
         str(counted.raised),
+        ", ".join(f"{count} {attempt}" for attempt, count in sorted(counted.attempts.items()))
+        or "-",
     )

@@ -116,6 +116,39 @@ def test_a_replay_that_is_not_known_is_one_warning_and_ids_still_tell() -> None:
     assert "has no durable_workflow.workflow._replay_state as it is known; without it" in warning
 
 
+OTHER_RUN = """
+    run = durable_workflow.worker.Worker._run_activity_task
+    async def _run_activity_task(self, claim):
+        return await run(self, claim)
+    durable_workflow.worker.Worker._run_activity_task = _run_activity_task
+"""
+
+
+def test_a_worker_that_is_not_known_is_one_warning_and_failures_count_all_the_same() -> None:
+    failures, suppressed, log = happen(CAUGHT, OTHER_RUN)
+    assert failures == {"durable_workflow.errors.ActivityFailed|user|w": 1}
+    assert list(suppressed.values()) == [3]
+    (warning,) = log
+    assert "Worker._run_activity_task as it is known; without it the attempts of" in warning
+
+
+def test_what_is_hooked_is_restored() -> None:
+    children.run(
+        """
+        import durable_workflow.client, durable_workflow.worker, durable_workflow.workflow
+        owners = (durable_workflow.client.Client, durable_workflow.worker.Worker,
+                  durable_workflow.workflow.FailWorkflow)
+        before = [dict(vars(owner)) for owner in owners]
+        import faultlens
+        faultlens.enable()
+        assert all(dict(vars(owner)) != was for owner, was in zip(owners, before))
+        faultlens.disable()
+        assert [dict(vars(owner)) for owner in owners] == before
+        """,
+        env={"FAULTLENS": "0"},
+    )
+
+
 def test_without_the_replay_what_has_no_id_counts_each_time() -> None:
     failures, suppressed, log = happen("two environments raise and catch", OTHER_REPLAY)
     assert failures == {"tests.sdks.durable_flows.CardDeclined|user|w": 6}

@@ -15,12 +15,51 @@ from faultlens.sdks.durable_workflow.kinds import RULES
 adapter = DurableWorkflow(durable_workflow.errors)
 
 
-def kind(name: str, **attributes: Any) -> str:
-    """The kind of an exception of the class, which the installed version may lack."""
-    cls = type(name, (Exception,), {"__module__": "durable_workflow.errors"})
-    exc = cls()
+def made(name: str, **attributes: Any) -> Exception:
+    """An exception of the class, which the installed version may lack."""
+    exc = type(name, (Exception,), {"__module__": "durable_workflow.errors"})()
     vars(exc).update(attributes)
-    return adapter.rule(cls).kind(exc).value
+    return exc
+
+
+def kind(name: str, **attributes: Any) -> str:
+    exc = made(name, **attributes)
+    return adapter.rule(type(exc)).kind(exc).value
+
+
+def fault(name: str, **attributes: Any) -> tuple[str, str]:
+    """The kind and the reason."""
+    exc = made(name, **attributes)
+    return kind(name, **attributes), adapter.reason(exc) or adapter.rule(type(exc)).reason
+
+
+# fmt: off
+REASONS = {
+    "oom", "preempted", "image", "scheduling", "timeout", "network", "storage", "database",
+    "throttled", "disk", "gpu", "auth", "config", "code", "input", "cancelled", "platform",
+}
+# fmt: on
+"""The words of the design."""
+
+NATIVE = {
+    "builtins.ConnectionRefusedError": ("system", "network"),
+    "ConnectionError": ("system", "network"),
+    "requests.exceptions.ConnectionError": ("system", "network"),
+    "builtins.MemoryError": ("system", "oom"),
+    "builtins.OSError": ("system", ""),
+    "builtins.FileNotFoundError": ("user", "code"),
+    "httpx.ConnectError": ("system", "network"),
+    "httpx.ReadTimeout": ("system", "timeout"),
+    "builtins.TimeoutError": ("unknown", "timeout"),
+    "_LocalActivityTimedOut": ("unknown", "timeout"),
+    "Illuminate\\Database\\QueryException": ("system", "database"),
+    "RuntimeException": ("unknown", ""),
+    "durable_workflow.errors.Unauthorized": ("user", "auth"),
+    "durable_workflow.errors.ServerError": ("unknown", ""),
+    "builtins.ValueError": ("user", "code"),
+    "app.errors.Refused": ("user", "code"),
+}
+"""The kind and the reason of a native class."""
 
 
 @pytest.mark.parametrize(
@@ -81,15 +120,13 @@ def test_a_failed_workflow_is_judged_by_the_class_that_failed_it(
 @pytest.mark.parametrize(
     ("category", "name", "expected"),
     [
-        ("application", "builtins.ConnectionError", "user"),
         ("cancelled", None, "user"),
         ("terminated", None, "user"),
         ("structural_limit", None, "user"),
         ("task_failure", None, "user"),
         ("internal", None, "system"),
         ("timeout", None, "unknown"),
-        ("activity", "builtins.ConnectionError", "system"),
-        ("child_workflow", "builtins.ValueError", "user"),
+        ("timeout", "builtins.ConnectionError", "unknown"),
         (None, None, "unknown"),
         (["internal"], "builtins.OSError", "system"),
     ],
@@ -98,6 +135,15 @@ def test_a_failed_activity_is_judged_by_its_category_first(
     category: object, name: object, expected: str
 ) -> None:
     assert kind("ActivityFailed", failure_category=category, exception_class=name) == expected
+
+
+@pytest.mark.parametrize("name", [None, *NATIVE])
+@pytest.mark.parametrize("category", ["application", "activity", "child_workflow", None])
+def test_a_category_that_tells_only_where_it_was_leaves_it_to_the_native_class(
+    category: str | None, name: str | None
+) -> None:
+    at_the_worker = fault("ActivityFailed", failure_category=category, exception_class=name)
+    assert at_the_worker == fault("WorkflowFailed", exception_class=name)
 
 
 @pytest.mark.parametrize(
@@ -175,6 +221,109 @@ def test_a_class_to_come_that_follows_the_naming_is_the_caller_s(name: str) -> N
 
 def test_a_class_to_come_that_does_not_is_unknown() -> None:
     assert kind("SomethingElse") == "unknown"
+
+
+@pytest.mark.parametrize(("name", "expected"), NATIVE.items())
+def test_a_native_class_has_a_kind_and_a_reason(name: str, expected: tuple[str, str]) -> None:
+    assert fault("WorkflowFailed", exception_class=name) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "attributes", "expected"),
+    [
+        ("ServerError", {"status": 503, "body": {}}, "platform"),
+        ("ServerError", {"status": 429, "body": {}}, "throttled"),
+        ("ServerError", {"status": 504, "body": {}}, "timeout"),
+        ("ServerError", {"status": 403, "body": {}}, "auth"),
+        ("ServerError", {"status": 404, "body": {}}, "input"),
+        ("ServerError", {"status": 409, "body": {"reason": "lease_expired"}}, "platform"),
+        ("ServerError", {"status": None, "body": {}}, ""),
+        ("QueryFailed", {"reason": "query_worker_timeout"}, "timeout"),
+        ("QueryFailed", {"reason": "query_not_found"}, "input"),
+        ("QueryFailed", {"reason": None}, "code"),
+        ("UpdateValidationFailed", {"reason": "validation_execution_timeout"}, "timeout"),
+        ("UpdateValidationFailed", {"reason": "rejected", "retryable": True}, "platform"),
+        ("ActivityFailed", {"failure_category": "internal"}, "platform"),
+        ("ActivityFailed", {"failure_category": "structural_limit"}, "input"),
+        ("RuntimeDiscoveryUnavailable", {"cause": durable_workflow.errors.Unauthorized()}, "auth"),
+        ("RuntimeDiscoveryUnavailable", {"cause": None}, "platform"),
+        ("SagaCompensationFailed", {"compensation_failure": ValueError()}, ""),
+        ("WorkflowNotFound", {}, "input"),
+        ("ActivityCancelled", {}, "cancelled"),
+        ("SomethingElse", {}, ""),
+    ],
+)
+def test_what_went_wrong(name: str, attributes: dict[str, Any], expected: str) -> None:
+    assert fault(name, **attributes)[1] == expected
+
+
+def test_every_reason_is_one_of_the_words() -> None:
+    for name, rule in RULES.items():
+        assert {rule.reason, adapter.reason(made(name))} <= REASONS | {""}, name
+
+
+class StockError(ValueError):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("cls", "attributes", "code", "names"),
+    [
+        (
+            "ActivityFailed",
+            {"exception_class": f"{__name__}.StockError", "exception_type": "StockError"},
+            "StockError",
+            (
+                f"{__name__}.StockError",
+                "builtins.ValueError",
+                "builtins.Exception",
+                "builtins.BaseException",
+            ),
+        ),
+        # SDK 0.2.0 tells the type, and the server adds a class of its own.
+        (
+            "ActivityFailed",
+            {"exception_class": "RuntimeException", "exception_type": "TimeoutError"},
+            "TimeoutError",
+            (
+                "builtins.TimeoutError",
+                "builtins.OSError",
+                "builtins.Exception",
+                "builtins.BaseException",
+            ),
+        ),
+        (
+            "WorkflowFailed",
+            {"exception_class": "App\\Errors\\Refused"},
+            "Refused",
+            ("App\\Errors\\Refused",),
+        ),
+        (
+            "ChildWorkflowFailed",
+            {"exception_class": "no.such.module.Refused"},
+            "Refused",
+            ("no.such.module.Refused",),
+        ),
+        ("ActivityFailed", {"code": 7}, 7, ()),
+        ("ServerError", {"exception_class": "builtins.ValueError"}, None, ()),
+    ],
+)
+def test_a_carrier_has_the_native_class_as_code_and_its_names_for_rules(
+    cls: str, attributes: dict[str, Any], code: object, names: tuple[str, ...]
+) -> None:
+    whole = DurableWorkflow(_errors_of(cls))
+    exc = whole.classes[f"durable_workflow.errors.{cls}"]()
+    vars(exc).update(attributes)
+    assert whole.code(exc) == code
+    assert whole.native_names(exc) == names
+
+
+def _errors_of(*names: str) -> ModuleType:
+    """An errors module with classes that the installed version may lack."""
+    module = ModuleType("durable_workflow.errors")
+    for name in names:
+        setattr(module, name, type(made(name)))
+    return module
 
 
 def test_every_rule_gives_only_the_kinds_it_declares() -> None:

@@ -20,7 +20,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 from faultlens import guard
 from faultlens.failure import Failure, Kind, Role
 from faultlens.identity import IdentityMap
-from faultlens.rules import Candidates, Link, Rules
+from faultlens.rules import Candidates, Decision, Link, Rules
 from faultlens.rules.patterns import MESSAGE_LIMIT, full_name
 from faultlens.sdks.processes import came_back
 from faultlens.settings import WORKER_LIMIT
@@ -159,11 +159,14 @@ class _Known(NamedTuple):
     name: str
     names: tuple[str, ...]
     """The short names of the SDK's classes among its bases and itself, the nearest first."""
+    own: Rule
+    """The SDK's rule."""
     rule: Rule
-    kind: Kind | None
-    """None if `rule` decides it for each exception."""
+    """The same after the user's rules."""
+    decision: Decision
+    """What the user's rules say of each exception of the class."""
     candidates: Candidates | None
-    """The rules of the user's that come first, unless they say the same of each exception."""
+    """The rules that are to be asked for each exception instead."""
     configured: Verdict | None
     cls: Callable[[], type | None]
     """A weak reference: a user's classes come and go, and their ids are given anew."""
@@ -251,11 +254,20 @@ class Sdk:
         known = self._known.get(id(cls))
         if known is None or known.cls() is not cls:
             bases = tuple(map(guard.class_name, guard.mro(cls)))
-            rule, candidates = self._judge(cls, bases)
-            kind = rule.kinds[0] if rule.decide is None else None
+            own, candidates = self.own_rule(cls), self.rules.for_class(bases)
+            rule, decision = _judge(own, candidates)
             names = tuple(guard.short_name(base) for base in guard.mro(cls) if self._has(base))
             configured = self._configured(bases)
-            known = _Known(bases[0], names, rule, kind, candidates, configured, weakref.ref(cls))
+            known = _Known(
+                bases[0],
+                names,
+                own,
+                rule,
+                decision or Decision(),
+                candidates if decision is None else None,
+                configured,
+                weakref.ref(cls),
+            )
             if len(self._known) >= KNOWN_LIMIT:
                 self._known = {}
             self._known[id(cls)] = known
@@ -264,27 +276,6 @@ class Sdk:
     def _has(self, cls: type) -> bool:
         """Whether a class is one that the SDK declares."""
         return guard.class_name(cls) in self.classes
-
-    def _judge(self, cls: type, names: tuple[str, ...]) -> tuple[Rule, Candidates | None]:
-        """The rule for a class, and what is to be asked before it for each exception."""
-        own, candidates = self.own_rule(cls), self.rules.for_class(names)
-        if candidates is None:
-            return own, None
-        last = [part.last for part in candidates.parts if part.last and part.last.gives.kind]
-        why = f"{last[0].where}: {last[0]}" if last else own.why
-        decision = candidates.settled()
-        if decision is None:
-            kinds = candidates.kinds(own.kinds)
-            why = f"{why}, unless a rule matches"
-            return Rule(kinds, why, own.kind, own.reason, own.owner), candidates
-        own = own._replace(
-            why=why,
-            reason=decision.reason or own.reason,
-            owner=decision.owner or own.owner,
-        )
-        if decision.kind is not None:
-            own = own._replace(kinds=(decision.kind,), decide=None)
-        return own, None
 
     def describe(
         self, exc: BaseException, frame: FrameType | None, with_context: bool = True
@@ -341,18 +332,15 @@ class Sdk:
         links: the classes that it came from.
         """
         code = _short(self.code(exc), CODE_LIMIT)
-        kind, reason, owner = known.kind, known.rule.reason, known.rule.owner
+        decision = known.decision
         if known.candidates is not None:
             decision = known.candidates.decide(links, code, _Messages(first))
-            kind = decision.kind or kind
-            reason = decision.reason or reason
-            owner = decision.owner or owner
         if self.suppress and links and verdict.role is Role.ORIGIN:
             verdict = self._configured_by(links) or verdict
         failure = Failure(
             self.package,
             known.name,
-            kind or known.rule.kind(exc),
+            decision.kind or known.own.kind(exc),
             self.worker
             or stable_worker(guard.attribute(exc, "worker"))
             or stable_worker(self.identity())
@@ -362,8 +350,8 @@ class Sdk:
             verdict.carries,
             code,
             task=_short(self.task(exc), TASK_LIMIT) or "",
-            reason=reason,
-            owner=owner,
+            reason=decision.reason or self.reason(exc) or known.own.reason,
+            owner=decision.owner,
         )
         found = self.context(exc) if with_context else None
         if not found:
@@ -462,6 +450,10 @@ class Sdk:
         """The SDK's own rule for a class."""
         raise NotImplementedError
 
+    def reason(self, exc: BaseException) -> str:
+        """What went wrong, where the exception says more than its class; else empty."""
+        return ""
+
     def identity(self) -> object:
         """The worker that runs the current code, where the SDK knows; anything that is no
         name is ignored."""
@@ -521,6 +513,24 @@ class _Messages:
             chain = (self._exc, *guard.causes(self._exc, RULE_CAUSE_LIMIT))
             self._texts = tuple([guard.message(exc, MESSAGE_LIMIT) for exc in chain])
         return self._texts
+
+
+def _judge(own: Rule, candidates: Candidates | None) -> tuple[Rule, Decision | None]:
+    """The rule for a class, after the user's rules; and what these say if it is always the same."""
+    if candidates is None:
+        return own, Decision()
+    last = [part.last for part in candidates.parts if part.last and part.last.gives.kind]
+    why = f"{last[0].where}: {last[0]}" if last else own.why
+    decision = candidates.settled()
+    if decision is None:
+        why = f"{why}, unless a rule matches"
+        return own._replace(kinds=candidates.kinds(own.kinds), why=why, decide=own.kind), None
+    rule = own._replace(
+        why=why, reason=decision.reason or own.reason, owner=decision.owner or own.owner
+    )
+    if decision.kind is not None:
+        rule = rule._replace(kinds=(decision.kind,), decide=None)
+    return rule, decision
 
 
 def replace(owner: Any, name: str, replacement: Any) -> Callable[[], None]:

@@ -1,11 +1,13 @@
 """Durable Workflow (`durable_workflow.errors`), 0.2.0 to 2.12.0.
 
-kinds.py      whose fault: one rule for each class
+kinds.py      whose fault and what went wrong: one rule for each class
+natives.py    the class behind a carrier, of which a name is left
 roles.py      origin or carrier: likewise, by the raise and by what was seen before
 raises.py     where in the SDK a raise happened, and in which replay of which run
 histories.py  what a run's history tells of its failure
 memory.py     what was seen before, in bounded memory
 hooks.py      who runs the code, and what ends a run
+attempts.py   what is run, and how the attempts end
 """
 
 from __future__ import annotations
@@ -17,8 +19,9 @@ from typing import Any
 
 from faultlens import guard
 from faultlens.sdks import Recorder, Rule, Sdk, Verdict
-from faultlens.sdks.durable_workflow import hooks, kinds
-from faultlens.sdks.durable_workflow.roles import Roles
+from faultlens.sdks.durable_workflow import attempts, hooks, kinds, natives
+from faultlens.sdks.durable_workflow.raises import plain
+from faultlens.sdks.durable_workflow.roles import Roles, current_activity
 
 __all__ = ["DurableWorkflow"]
 
@@ -36,6 +39,34 @@ class DurableWorkflow(Sdk):
 
     def own_rule(self, cls: type) -> Rule:
         return kinds.rule_for(cls)
+
+    def reason(self, exc: BaseException) -> str:
+        return kinds.reason_of(exc)
+
+    def native_names(self, exc: BaseException) -> tuple[str, ...]:
+        name = natives.name_of(exc) if self._is_carrier(exc) else None
+        return natives.names_of(name) if name is not None else ()
+
+    def code(self, exc: BaseException) -> object:
+        """Of a carrier the short name of the native class, as Flyte has it.
+
+        It is a label that people read, SDK 0.2.0 sends no more than it, and it is the same in a
+        module that is run as a program, in a spawned process and in PHP.
+        """
+        name = natives.name_of(exc) if self._is_carrier(exc) else None
+        return super().code(exc) if name is None else natives.short_name(name)
+
+    def _is_carrier(self, exc: BaseException) -> bool:
+        return any(name in natives.CARRIERS for name in self._look_up(type(exc)).names)
+
+    def task(self, exc: BaseException) -> object:
+        return (
+            plain(guard.attribute(exc, "activity_type"))
+            or plain(guard.attribute(exc, "child_workflow_type"))
+            or self._roles.subjects.get(exc)
+            or plain(guard.attribute(current_activity(), "activity_type"))
+            or attempts.running_task()
+        )
 
     def verdict(
         self, exc: BaseException, frame: FrameType | None, names: tuple[str, ...]
@@ -58,7 +89,7 @@ class DurableWorkflow(Sdk):
             "durable_workflow.build_id": guard.attribute(worker, "build_id"),
         }
         # The exception knows best what it is about, then the activity, then the workflow.
-        activity, workflow = _current_activity(), _current_workflow()
+        activity, workflow = current_activity(), _current_workflow()
         for name in ("workflow_id", "run_id", "activity_type", "task_id", "failure_id"):
             values = (
                 guard.attribute(exc, name),
@@ -69,14 +100,6 @@ class DurableWorkflow(Sdk):
                 (value for value in values if type(value) is str and value), None
             )
         return found
-
-
-def _current_activity() -> object:
-    activity = sys.modules.get("durable_workflow.activity")
-    try:
-        return activity.context().info  # type: ignore[union-attr]
-    except Exception:  # RuntimeError outside of an activity
-        return None
 
 
 def _current_workflow() -> object:

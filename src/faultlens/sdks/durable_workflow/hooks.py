@@ -16,6 +16,9 @@ from typing import Any
 
 from faultlens import guard
 from faultlens.sdks import PrivateHook, Recorder, Sdk, replace, stable_worker
+from faultlens.sdks.durable_workflow import attempts
+from faultlens.sdks.durable_workflow.attempts import Attempts, working_on
+from faultlens.sdks.durable_workflow.raises import plain
 from faultlens.sdks.durable_workflow.roles import Roles
 
 __all__ = ["PRIVATE_HOOKS", "Undo", "hook_into", "name_of", "running_worker"]
@@ -51,7 +54,7 @@ QUERY_THREAD = PrivateHook(
     "the failures of queries have the process's worker label",
     since=(0, 4, 106),
 )
-PRIVATE_HOOKS = (REPLAY, FAIL_WORKFLOW, FAIL_UPDATE, QUERY_THREAD)
+PRIVATE_HOOKS = (REPLAY, FAIL_WORKFLOW, FAIL_UPDATE, QUERY_THREAD, *attempts.PRIVATE_HOOKS)
 
 _worker: contextvars.ContextVar[Any] = contextvars.ContextVar("faultlens_worker", default=None)
 _environment: contextvars.ContextVar[int] = contextvars.ContextVar(
@@ -74,10 +77,14 @@ def name_of(worker: object) -> str | None:
 def hook_into(module: ModuleType, sdk: Sdk, roles: Roles, recorder: Recorder) -> Undo | None:
     """Hook one of the SDK's modules; returns what undoes it, None if it is not one of ours."""
     undo: list[Undo] = []
+    reporting = Attempts(sdk, roles, recorder)
     if module.__name__ == "durable_workflow.worker":
         undo.extend(_hook_worker(module, sdk, recorder))
+        undo.extend(reporting.hook_worker(module))
+    elif module.__name__ == "durable_workflow.client":
+        undo.extend(reporting.hook_client(module))
     elif module.__name__ == "durable_workflow.workflow":
-        undo.extend(_hook_workflow(module, sdk, roles))
+        undo.extend(_hook_workflow(module, sdk, roles, reporting))
     elif module.__name__ == "durable_workflow.testing":
         undo.extend(_hook_testing(module))
 
@@ -100,7 +107,9 @@ def _hook_worker(module: ModuleType, sdk: Sdk, recorder: Recorder) -> Iterator[U
         yield replace(worker, query_thread.__name__, _in_query_thread(query_thread))
 
 
-def _hook_workflow(module: ModuleType, sdk: Sdk, roles: Roles) -> Iterator[Undo]:
+def _hook_workflow(
+    module: ModuleType, sdk: Sdk, roles: Roles, reporting: Attempts
+) -> Iterator[Undo]:
     """Know the function that replays, and what ends a run or an update."""
     roles.environment = _environment.get
     roles.replay_code = _replay_code(module, sdk)
@@ -109,7 +118,8 @@ def _hook_workflow(module: ModuleType, sdk: Sdk, roles: Roles) -> Iterator[Undo]
         command = sdk.find(hook, module)
         if command is not None:
             of_update = hook is FAIL_UPDATE
-            yield replace(command, "__init__", _reporting(command.__init__, roles, of_update))
+            init = _reporting(command.__init__, roles, reporting, of_update)
+            yield replace(command, "__init__", init)
 
 
 def _hook_testing(module: ModuleType) -> Iterator[Undo]:
@@ -154,12 +164,14 @@ def _in_query_thread(main: Any) -> Any:
     return wrapper
 
 
-def _reporting(init: Any, roles: Roles, of_update: bool) -> Any:
+def _reporting(init: Any, roles: Roles, reporting: Attempts, of_update: bool) -> Any:
     @functools.wraps(init)
     def wrapper(self: Any, /, *args: Any, **kwargs: Any) -> None:
         init(self, *args, **kwargs)
         try:
-            roles.command_made(self.update_id if of_update else None)
+            roles.command_made(
+                lambda exc: reporting.run_failed(exc, self), self.update_id if of_update else None
+            )
         except Exception:
             _log.debug("faultlens could not note how a run ended", exc_info=True)
 
@@ -171,10 +183,16 @@ def _numbered(execute: Any) -> Any:
 
     @functools.wraps(execute)
     def wrapper(self: Any, /, *args: Any, **kwargs: Any) -> Any:
-        token = _environment.set(next(numbers))
+        number, task = _environment.set(next(numbers)), working_on(_workflow_type(args))
         try:
             return execute(self, *args, **kwargs)
         finally:
-            _environment.reset(token)
+            task.var.reset(task)
+            _environment.reset(number)
 
     return wrapper
+
+
+def _workflow_type(args: tuple[Any, ...]) -> str:
+    definition = args[0] if args else None
+    return plain(guard.attribute(definition, "__workflow_name__")) or ""

@@ -35,10 +35,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping
 from types import CodeType, FrameType
-from typing import ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from faultlens import guard
-from faultlens.failure import Role
+from faultlens.failure import Kind, Role
+from faultlens.identity import IdentityMap
 from faultlens.sdks import CAUSE_LIMIT, Verdict
 from faultlens.sdks.durable_workflow.histories import (
     event_of_child,
@@ -47,6 +48,7 @@ from faultlens.sdks.durable_workflow.histories import (
     told_by_history,
 )
 from faultlens.sdks.durable_workflow.memory import LIMIT, Bounded, Claims
+from faultlens.sdks.durable_workflow.natives import class_named, name_of, of_event
 from faultlens.sdks.durable_workflow.raises import (
     CLIENT,
     ERRORS,
@@ -63,7 +65,7 @@ from faultlens.sdks.durable_workflow.raises import (
     within,
 )
 
-__all__ = ["SWALLOWED", "Roles"]
+__all__ = ["SWALLOWED", "Roles", "current_activity"]
 
 # ServerErrors that the SDK swallows: the status, the reasons, and the functions that do it.
 SWALLOWED: tuple[tuple[tuple[int, ...], frozenset[str], str, tuple[str, ...]], ...] = (
@@ -110,6 +112,17 @@ USER_CLASSES_LIMIT = 1024
 Run = tuple[int, str]
 
 
+class End(NamedTuple):
+    """How a run, or an update, ended in this process."""
+
+    behind: str
+    """The class that ended it."""
+    counted: bool
+    """Whether that, or what caused it, was an SDK exception, which has counted."""
+    outcome: str = ""
+    """The outcome of the run, as an attempt."""
+
+
 class Roles:
     """Gives the verdict on each raise, from the raise and from what was seen before.
 
@@ -123,10 +136,12 @@ class Roles:
         self._user_classes: dict[str, None] = {}
         self._claims = Claims(limit)
         self._ordinals = Ordinals()
-        # How a run, or an update, ended in this process: the class that ended it, and whether that
-        # or what caused it was an SDK exception, which has counted.
-        self._ends: Bounded[tuple[str, bool]] = Bounded(limit)
+        # What a replayed carrier brings on, by its number in the replay.
+        self._carried: Bounded[str] = Bounded(limit)
+        self._ends: Bounded[End] = Bounded(limit)
         self._answers: Bounded[str] = Bounded(limit)
+        self.subjects: IdentityMap[str] = IdentityMap()
+        """The workflow that an exception is about, where only the history or the client tells."""
         self.replay_code: CodeType | None = None
         """The code of the function that replays a workflow, once its module is imported."""
         self.environment: Callable[[], int] = lambda: 0
@@ -138,14 +153,19 @@ class Roles:
         """No function is known any more that replays."""
         self.replay_code = None
 
-    def command_made(self, update_id: object = None) -> None:
+    def command_made(
+        self, outcome: Callable[[BaseException], str], update_id: object = None
+    ) -> None:
         """The SDK makes the command that ends a workflow or an update with a failure.
 
         It does so while it handles the exception, so that is at hand, itself and not its name.
+
+        outcome: gives the outcome of a run that ends by an exception.
         """
         exc = sys.exc_info()[1]
         if exc is None:
             return
+        end = End(*self.behind(exc))
         if update_id is not None:
             key: tuple[object, ...] = ("update", plain(update_id))
         else:
@@ -154,9 +174,15 @@ class Roles:
             if replay is None:
                 return
             key = ("run", *replay.run)
-        self._ends.setdefault(key, self._behind(exc))
+            end = end._replace(outcome=outcome(exc))
+        self._ends.setdefault(key, end)
 
-    def _behind(self, exc: BaseException) -> tuple[str, bool]:
+    def outcome_of_run(self, run_id: str | None) -> str:
+        """How a run of a worker's failed, as the outcome of an attempt."""
+        end = self._ends.get(("run", 0, run_id or ""))
+        return end.outcome if end is not None else Kind.UNKNOWN.value
+
+    def behind(self, exc: BaseException) -> tuple[str, bool]:
         """The class that failed a workflow, and whether an SDK exception has shown that failure."""
         for link in (exc, *guard.causes(exc, CAUSE_LIMIT - 1)):
             name = guard.class_name(type(link))
@@ -173,11 +199,48 @@ class Roles:
         frames = tuple(guard.frames(exc, frame, FRAME_LIMIT))
         replay = replay_in(frames, self.replay_code, self.environment())
         raised = Raise(exc, names[0] if names else "", frames, replay, frame is not None)
-        verdict = self._replayed(raised)
-        if verdict is not None:
-            return verdict
+        self._read_about(raised)
+        replayed = self._replayed(raised)
+        number = self._number(raised)
+        if replayed is not None:
+            carried = self._carried.get(number) if number is not None else None
+            return replayed._replace(carries=carried or replayed.carries)
         rule = next((self._RULES[name] for name in names if name in self._RULES), None)
-        return rule(self, raised) if rule is not None else None
+        verdict = rule(self, raised) if rule is not None else None
+        if number is not None and verdict is not None and verdict.role is Role.PROPAGATED:
+            self._carried.setdefault(number, verdict.carries or raised.name)
+        return verdict
+
+    def _read_about(self, raised: Raise) -> None:
+        """Remember what only the history and the client tell of a carrier."""
+        exc = raised.exc
+        waiting = raised.within(CLIENT, "get_result")
+        if waiting is not None:
+            for known in (local(waiting, "handle"), local(waiting, "desc")):
+                if workflow_type := plain(guard.attribute(known, "workflow_type")):
+                    self.subjects.set(exc, workflow_type)
+                    break
+        payload: Mapping[str, object] = {}
+        if raised.name == "WorkflowFailed":
+            payload, _ = history_of_result(raised)
+        elif raised.name == "ChildWorkflowFailed" and raised.text("child_workflow_run_id") is None:
+            payload = event_of_child(raised)  # SDK 0.2.0
+            if child_type := plain(payload.get("child_workflow_type")):
+                self.subjects.set(exc, child_type)
+        if exception_type := plain(payload.get("exception_type")):
+            of_event.set(exc, exception_type)
+
+    def _number(self, raised: Raise) -> tuple[object, ...] | None:
+        """What names the exception in each replay of the run: the count of its class before it."""
+        if raised.replay is None:
+            return None
+        name = guard.class_name(type(raised.exc))
+        return (
+            "number",
+            *raised.replay.run,
+            name,
+            self._ordinals.number(raised.replay.context, name, raised.exc),
+        )
 
     def _replayed(self, raised: Raise) -> Verdict | None:
         """Whether an earlier replay of the run has raised this failure.
@@ -192,9 +255,8 @@ class Roles:
         earlier = None
         if ids and (replay is not None or thrown):
             earlier = self._claims.claim(("id", name, *ids), exc, name)
-        if replay is not None:
-            number = self._ordinals.number(replay.context, name, exc)
-            key = ("number", *replay.run, name, number)
+        key = self._number(raised)
+        if replay is not None and key is not None:
             if ids:
                 earlier = earlier or self._claims.holder(key, exc)
             else:
@@ -246,23 +308,22 @@ class Roles:
         return self._end_of_run(raised, self._awaited_run(raised))
 
     def _activity_failed(self, raised: Raise) -> Verdict | None:
-        return self._named(raised.text("exception_class"), raised.text("exception_type"))
+        return self._named(raised)
 
     def _child_failed(self, raised: Raise) -> Verdict | None:
         payload = event_of_child(raised)
         child = raised.text("child_workflow_run_id") or plain(payload.get("child_workflow_run_id"))
         return (
             self._end_of_run(raised, (0, child) if child else None)
-            or self._named(raised.text("exception_class"), plain(payload.get("exception_type")))
+            or self._named(raised)
             or told_by(payload)
         )
 
     def _workflow_failed(self, raised: Raise) -> Verdict | None:
         payload, events = history_of_result(raised)
-        exception_type = plain(payload.get("exception_type"))
         return (
             self._end_of_run(raised, self._awaited_run(raised))
-            or self._named(raised.text("exception_class"), exception_type)
+            or self._named(raised)
             or told_by(payload)
             or told_by_history(payload, events)
         )
@@ -280,17 +341,19 @@ class Roles:
         if run is None:
             return None
         key = ("run", *run)
-        behind, counted = self._ends.get(key) or (None, False)
-        if counted:
-            return Verdict(Role.PROPAGATED, f"the run failed by {behind}, here", carries=behind)
+        end = self._ends.get(key)
+        if end is not None and end.counted:
+            why = f"the run failed by {end.behind}, here"
+            return Verdict(Role.PROPAGATED, why, carries=end.behind)
         earlier = self._claims.claim(key, raised.exc, raised.name)
         if earlier is not None:
             same = earlier == raised.name
             role = Role.REPLAYED if same else Role.PROPAGATED
             carries = f"{ERRORS}.{earlier}"
             return Verdict(role, f"the run's end was seen before, as {earlier}", carries=carries)
-        if behind is not None:
-            return Verdict(Role.ORIGIN, f"the run failed by {behind}, which is no SDK exception")
+        if end is not None:
+            why = f"the run failed by {end.behind}, which is no SDK exception"
+            return Verdict(Role.ORIGIN, why)
         return None
 
     def _answer(self, raised: Raise) -> Verdict | None:
@@ -303,8 +366,8 @@ class Roles:
             workflow_id = plain(local(asked, "workflow_id"))
             known = self._answers.get((workflow_id, message))
             end = self._ends.get(("update", update_id)) if update_id else None
-            if known is None and end is not None and end[1]:
-                known = end[0]
+            if known is None and end is not None and end.counted:
+                known = end.behind
             if known is not None:
                 why = "a worker of this process has answered with it"
                 return Verdict(Role.PROPAGATED, why, carries=known)
@@ -352,14 +415,9 @@ class Roles:
 
     # Classes of which only the name is left.
 
-    def _named(self, exception_class: str | None, exception_type: str | None) -> Verdict | None:
-        """Whether a carrier names an SDK class, or a user's subclass of one.
-
-        A name with a module is decisive. SDK 0.2.0 sends none, and the server then puts one of its
-        own beside the type.
-        """
-        has_module = exception_class is not None and set(exception_class) & {".", "\\"}
-        name = exception_class if has_module else exception_type or exception_class
+    def _named(self, raised: Raise) -> Verdict | None:
+        """Whether a carrier names an SDK class, or a user's subclass of one."""
+        name = name_of(raised.exc)
         if name is not None and self._names_ours(name):
             return Verdict(Role.PROPAGATED, f"{name} counted where it was raised", carries=name)
         return None
@@ -372,7 +430,7 @@ class Roles:
             return False  # thrown into the workflow: it did not count there
         if module in ("", ERRORS):
             return short in self._short_names or name in self._user_classes
-        return name in self._user_classes or self._is_ours(_class_named(name))
+        return name in self._user_classes or self._is_ours(class_named(name))
 
     def _is_ours(self, cls: object) -> bool:
         return isinstance(cls, type) and any(
@@ -402,13 +460,20 @@ def _workflow_of(task_frame: FrameType | None) -> str | None:
 
 def _current_attempt() -> str:
     """The id of the activity's attempt that runs the current code, or nothing."""
-    identity = guard.attribute(
-        _current("_activity_lease", "current_activity_authority"), "identity"
-    )
+    authority = _current("_activity_lease", "current_activity_authority")
+    identity = guard.attribute(authority, "identity")
     if type(identity) is dict:
         return plain(identity.get("activity_attempt_id")) or ""
-    info = guard.attribute(_current("activity", "_current_context"), "info")
-    return plain(guard.attribute(info, "activity_attempt_id")) or ""
+    return plain(guard.attribute(current_activity(), "activity_attempt_id")) or ""
+
+
+def current_activity() -> object:
+    """What the SDK tells an activity about itself; None outside of one."""
+    context: Any = _current("activity", "_current_context")
+    try:
+        return context.info  # a property of the SDK's
+    except Exception:
+        return None
 
 
 def _current(module: str, variable: str) -> object:
@@ -418,16 +483,3 @@ def _current(module: str, variable: str) -> object:
         return found.get()
     except Exception:
         return None
-
-
-def _class_named(name: str) -> object:
-    """The class of this name in a module that is imported; None if there is none."""
-    parts = name.split(".")
-    for split in range(len(parts) - 1, 0, -1):
-        found: object = sys.modules.get(".".join(parts[:split]))
-        if found is not None:
-            for part in parts[split:]:
-                namespace = guard.attribute(found, "__dict__")
-                found = namespace.get(part) if namespace is not None else None
-            return found
-    return None
