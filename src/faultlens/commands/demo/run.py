@@ -141,6 +141,7 @@ class Child:
         environment = {
             **os.environ,
             "FAULTLENS": "1",
+            "FAULTLENS_PROFILE": "operator",
             "FAULTLENS_STORE": "off",  # the examples' failures are none of this host's
             "OTEL_EXPORTER_PROMETHEUS_PORT": str(self.port),
             "PYTHONIOENCODING": "utf-8",
