@@ -19,7 +19,7 @@ LAYERS = (
     ("exposition.layout", "exposition.owners", "exposition.mapping", "exposition.answers"),
     ("exposition.sheets", "hook", "background"),
     ("exposition.ledger", "rules"),
-    ("exposition.ledgers", "exposition.serving", "sdks", "series"),
+    ("exposition.claims", "exposition.ledgers", "exposition.serving", "sdks", "series"),
     ("exposition.families", "sinks"),
     ("pipeline",),
     ("startup",),

@@ -16,6 +16,7 @@ from typing import Any
 
 from faultlens import __version__, guard, imports, interpreter, natives, rules, series, settings
 from faultlens.background import Background, Job, no_fork
+from faultlens.exposition.claims import Claims
 from faultlens.exposition.ledger import Ledger
 from faultlens.exposition.ledgers import Ledgers, Reading
 from faultlens.exposition.serving import Server
@@ -23,7 +24,7 @@ from faultlens.failure import Failure, Kind, Role
 from faultlens.hook import Hook
 from faultlens.identity import IdentityMap
 from faultlens.rules import checking
-from faultlens.sdks import Converted, Sdk
+from faultlens.sdks import CAUSE_LIMIT, TASK_LIMIT, Converted, Sdk
 from faultlens.sdks.adapters import ERRORS_MODULES, adapter_for
 from faultlens.settings import Settings
 from faultlens.sinks import exporters
@@ -89,6 +90,7 @@ class Pipeline:
         self._problems: deque[str] = deque()
         self.ledger = _ledger(settings, self._problem, self._after_fork)
         self.ledgers = Ledgers(settings.store, self.ledger, self._problem)
+        self.claims = Claims(settings.store)
         self.spans = Spans(settings, __version__, lambda error: self._dropped("span_error", error))
         self.log = DebugLog() if settings.debug else None
         self.hook = Hook(self._record, self._dropped, self._defined)
@@ -168,6 +170,7 @@ class Pipeline:
         """What is due each second."""
         self.hook.poll()
         self.ledger.check()
+        self.claims.sweep()
         while self._problems:
             _log.warning("%s", self._problems.popleft())
 
@@ -197,6 +200,7 @@ class Pipeline:
             shared=self.settings.store is not None,
             worker=self.settings.worker,
             fallback_worker=self.settings.fallback_worker,
+            claim=self.claims.claim,
         )
         self._warn_of_names(
             lambda named: checking.of_an_sdk(named.name, name, sdk.distribution, sdk.classes)
@@ -251,14 +255,26 @@ class Pipeline:
         outcome = outcomes[0] if outcomes else Kind.UNKNOWN.value
         return Converted(outcome, lambda: self.spans.forget(native))
 
-    def attempted(self, sdk: Sdk, task: str, outcome: str) -> None:
-        self.ledger.add((series.ATTEMPTS, sdk.package, task, outcome), natives.time())
+    def attempted(self, sdk: Sdk, task: object, outcome: str) -> None:
+        key = series.ATTEMPTS, sdk.package, guard.text(task, TASK_LIMIT) or "", outcome
+        self.ledger.add(key, natives.time())
 
     def outcome(self, exc: BaseException) -> str:
         """The outcome of an attempt that this SDK exception ended."""
         self.hook.poll()
-        failure = self.seen.get(exc)
-        return _outcome(failure) if failure is not None else Kind.UNKNOWN.value
+        return self._known_outcome(exc) or Kind.UNKNOWN.value
+
+    def _known_outcome(self, exc: BaseException) -> str | None:
+        """That of what was raised first, where others were raised from it."""
+        for link in (exc, *guard.causes(exc, CAUSE_LIMIT)):
+            failure = self.seen.get(link)
+            if failure is None or failure.role is Role.WRAPPED:
+                continue
+            sdk = self._sdk_of(type(link))
+            if sdk is not None and sdk.ended_unseen(link, failure) is not None:
+                return Role.PROPAGATED.value  # another attempt's failure
+            return _outcome(failure)
+        return None
 
     # What the metrics are read from.
 
@@ -310,6 +326,9 @@ class Pipeline:
         failure = sdk.describe(exc, frame, wanted)
         self.seen.set(exc, failure)  # a second try says the same again
         self.ledger.add(series.key_of(failure), natives.time(), trace, counted)
+        unseen = sdk.ended_unseen(exc, failure)
+        if unseen is not None:
+            self.attempted(sdk, *unseen)
         if wanted:
             self._write(failure, exc, frame, span)
 
@@ -320,7 +339,7 @@ class Pipeline:
         span, trace, wanted = self._span()
         failure = sdk.describe_converted(exc, native, wanted)
         if failure is None:
-            return Role.PROPAGATED.value
+            return self._known_outcome(native) or Role.PROPAGATED.value
         self.ledger.add(series.key_of(failure), natives.time(), trace)
         if wanted:
             self._write(failure, native, None, span, keep=True)

@@ -39,8 +39,10 @@ class Flow:
     """The raised SDK exceptions that are no new failure, by reason."""
     conversions: int | None
     """How many of the failures raise no SDK exception; None for all."""
+    causes: Truth | None = None
+    """The failures by kind and reason, ``user code``; None: not looked at."""
     attempts: Truth | None = None
-    """How the attempts of tasks end, by task and outcome; None if they are not looked at."""
+    """The attempts by task and outcome, ``report.clean ok``; None: not looked at."""
 
 
 @dataclass(frozen=True)
@@ -53,15 +55,18 @@ class Counted:
     """By reason."""
     raised: int
     """The SDK exceptions that were raised, by another count than faultlens'."""
+    causes: Counts
+    """The failures by kind and reason."""
     attempts: Counts
     """By task and outcome."""
 
     def __add__(self, other: Counted) -> Counted:
         return Counted(
-            dict(Counter(self.failures) + Counter(other.failures)),
-            dict(Counter(self.suppressed) + Counter(other.suppressed)),
+            _sum(self.failures, other.failures),
+            _sum(self.suppressed, other.suppressed),
             self.raised + other.raised,
-            dict(Counter(self.attempts) + Counter(other.attempts)),
+            _sum(self.causes, other.causes),
+            _sum(self.attempts, other.attempts),
         )
 
 
@@ -73,6 +78,7 @@ class Outcome:
     suppressed: Counts
     conversions: int
     counted: Counted
+    causes: Counts | None = None
     attempts: Counts | None = None
 
     @property
@@ -84,6 +90,7 @@ class Outcome:
             counted.failures == self.failures
             and counted.suppressed == self.suppressed
             and total == counted.raised + self.conversions
+            and self.causes in (None, counted.causes)
             and self.attempts in (None, counted.attempts)
         )
 
@@ -104,11 +111,7 @@ class Flows(dict[str, Flow]):
         super().__init__()
         self._roots = roots
         self.alone = alone
-        self._counters: list[tuple[str, Callable[[list[str]], str]]] = [
-            ("faultlens_issues_total", _issue if issues else _class),
-            ("faultlens_suppressed_total", _reason),
-            ("faultlens_attempts_total", _attempt),
-        ]
+        self._issues = issues
 
     def enter(
         self,
@@ -116,28 +119,33 @@ class Flows(dict[str, Flow]):
         failures: Truth | None = None,
         suppressed: Truth | None = None,
         conversions: int | None = 0,
+        causes: Truth | None = None,
         attempts: Truth | None = None,
     ) -> Callable[[Callable[[], object]], Callable[[], object]]:
         """Enter the decorated function into the table."""
 
         def enter(happen: Callable[[], object]) -> Callable[[], object]:
             assert name not in self
-            self[name] = Flow(happen, failures or {}, suppressed or {}, conversions, attempts)
+            self[name] = Flow(
+                happen, failures or {}, suppressed or {}, conversions, causes, attempts
+            )
             return happen
 
         return enter
 
     def count(self, happen: Callable[[], object]) -> Counted:
         """Let something happen; a `Counted` that it returns, of another process, is added."""
-        before = [inside.samples(name) for name, _ in self._counters]
+        before = _samples()
         with _constructed(self._roots) as constructed:
             elsewhere = happen()
-        failures, suppressed, attempts = (
-            _sums(inside.more(inside.samples(name), then), key)
-            for (name, key), then in zip(self._counters, before, strict=True)
+        failures, suppressed, issues, attempts = map(inside.more, _samples(), before)
+        here = Counted(
+            _sums(issues, _issue) if self._issues else _sums(failures, _class),
+            _sums(suppressed, _reason),
+            len({id(exc) for exc in constructed if exc.__traceback__ is not None}),
+            _sums(issues, _cause),
+            _sums(attempts, _attempt),
         )
-        raised = len({id(exc) for exc in constructed if exc.__traceback__ is not None})
-        here = Counted(failures, suppressed, raised, attempts)
         return here + elsewhere if isinstance(elsewhere, Counted) else here
 
     def outcome(self, flow: Flow) -> Outcome:
@@ -145,8 +153,10 @@ class Flows(dict[str, Flow]):
         counted = self.count(flow.happen)
         true = _known(flow.failures)
         conversions = sum(true.values()) if flow.conversions is None else flow.conversions
-        attempts = None if flow.attempts is None else _known(flow.attempts)
-        return Outcome(true, _known(flow.suppressed), conversions, counted, attempts)
+        causes, attempts = (
+            None if truth is None else _known(truth) for truth in (flow.causes, flow.attempts)
+        )
+        return Outcome(true, _known(flow.suppressed), conversions, counted, causes, attempts)
 
     def main(self) -> None:
         """Let all happen, or those named as arguments, and print it.
@@ -214,6 +224,15 @@ def _constructed(roots: Iterable[type[BaseException]]) -> Iterator[list[BaseExce
                 type.__setattr__(root, "__init__", original)
 
 
+def _samples() -> list[dict[str, float]]:
+    names = ("failures", "suppressed", "issues", "attempts")
+    return [inside.samples(f"faultlens_{name}_total") for name in names]
+
+
+def _sum(one: Counts, other: Counts) -> Counts:
+    return dict(Counter(one) + Counter(other))
+
+
 def _known(truth: Truth) -> dict[str, int]:
     return dict(truth() if callable(truth) else truth)
 
@@ -229,22 +248,27 @@ def _class(series: list[str]) -> str:
     return series[0].rpartition(".")[2]
 
 
-def _issue(series: list[str]) -> str:
-    _, code, task, kind, reason, _owner = series
-    return " ".join((_class(series), code or "-", task or "-", kind, reason or "-"))
-
-
 def _reason(series: list[str]) -> str:
     return series[3]
 
 
+def _issue(series: list[str]) -> str:
+    _, code, task, kind, reason, _ = series
+    return " ".join((_class(series), code or "-", task or "-", kind, reason or "-"))
+
+
+def _cause(series: list[str]) -> str:
+    *_, kind, reason, _ = series
+    return f"{kind} {reason}".strip()
+
+
 def _attempt(series: list[str]) -> str:
-    _sdk, task, outcome = series
+    _, task, outcome = series
     return f"{task} {outcome}"
 
 
 def _print(found: Mapping[str, Outcome]) -> None:
-    head = ("", "case", "true", "counted", "suppressed by reason", "raised", "attempts")
+    head = ("", "case", "true", "counted", "kind, reason", "suppressed by", "raised", "attempts")
     table = [head, *(_row(name, outcome) for name, outcome in found.items())]
     wide = [max(len(row[column]) for row in table) for column in range(len(head))]
     for row in table:
@@ -253,14 +277,17 @@ def _print(found: Mapping[str, Outcome]) -> None:
 
 def _row(name: str, outcome: Outcome) -> tuple[str, ...]:
     counted = outcome.counted
-    reasons = (f"{count} {reason}" for reason, count in sorted(counted.suppressed.items()))
     return (
         " " if outcome.right else "!",
         name,
         str(sum(outcome.failures.values())),
         str(sum(counted.failures.values())),
-        ", ".join(reasons) or "-",
+        _listed(counted.causes),
+        _listed(counted.suppressed),
         str(counted.raised),
-        ", ".join(f"{count} {attempt}" for attempt, count in sorted(counted.attempts.items()))
-        or "-",
+        _listed(counted.attempts),
     )
+
+
+def _listed(counts: Counts) -> str:
+    return ", ".join(f"{count} {name}" for name, count in sorted(counts.items())) or "-"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import functools
 import io
 import sys
@@ -32,7 +33,7 @@ from flyte.syncify import syncify
 from flyteidl2.core import execution_pb2
 
 from tests.sdks import provoke_flyte
-from tests.sdks.flows import Flows
+from tests.sdks.flows import Flows, Truth
 from tests.sdks.provoke_flyte import SYSTEM, USER, Ending, child, submit_child
 
 FLOWS = Flows(flyte.errors.BaseRuntimeError, flyte.errors.ActionNotFoundError)
@@ -208,6 +209,42 @@ async def fails_while_handling() -> int:
 
 
 @env.task
+async def wraps_its_own() -> int:
+    try:
+        raise flyte.errors.RuntimeUserError("NoRow", "m")
+    except USER_ERROR as error:
+        raise flyte.errors.RuntimeSystemError("NoReport", "m") from error
+
+
+@env.task
+async def wraps_its_own_in_native() -> int:
+    try:
+        raise flyte.errors.RuntimeSystemError("NoDisk", "m")
+    except ANY_ERROR as error:
+        raise RuntimeError("no report") from error
+
+
+started = asyncio.Event()
+
+
+@env.task
+async def waits() -> int:
+    started.set()
+    await asyncio.Event().wait()
+    return 0
+
+
+@env.task
+async def cancels_its_child() -> int:
+    child = asyncio.ensure_future(waits())
+    await started.wait()
+    child.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await child
+    return 0
+
+
+@env.task
 async def raises_the_child_s_error_later() -> int:
     results: Any = await asyncio.gather(raises_value_error(), return_exceptions=True)
     raise results[0]
@@ -240,6 +277,13 @@ flow(
     {"propagated": 3, "wrapped": 1},
     conversions=1,
 )(lambda: run(wraps_twice, USER_ERROR))
+flow("wrapped within a task", {"RuntimeUserError": 1}, {"wrapped": 1, "propagated": 1})(
+    lambda: run(wraps_its_own, ANY_ERROR)
+)
+flow("wrapped in a native one within a task", {"RuntimeSystemError": 1}, {"propagated": 1})(
+    lambda: run(wraps_its_own_in_native, ANY_ERROR)
+)
+flow("a task is cancelled")(lambda: run(cancels_its_child))
 flow("the handler fails too", {"RuntimeUserError": 2}, {"propagated": 2}, conversions=2)(
     lambda: run(fails_while_handling, USER_ERROR)
 )
@@ -393,11 +437,20 @@ for _class, _code in {
     "OOMError": "OOMKilled",
     "TaskInterruptedError": "Interrupted",
     "PrimaryContainerNotFoundError": "PrimaryContainerNotFound",
-    "RetriesExhaustedError": "RetriesExhausted|Error",
-    "InvalidImageNameError": "InvalidImageName",
-    "ImagePullBackOffError": "ImagePullBackOff",
+    "RetriesExhaustedError": "RetriesExhausted|OutOfcpu",
+    "InvalidImageNameError": "ContainersNotReady|InvalidImageName",
+    "ImagePullBackOffError": "ContainersNotReady|ImagePullBackOff",
 }.items():
     flow(f"remote: FAILED, {_class}", {_class: 1})(_child_ends("FAILED", reported(USER, _code)))
+flow("remote: ImagePullBackOff that a process passed on", {}, {"propagated": 1})(
+    _child_ends("FAILED", reported(USER, "ImagePullBackOff"))
+)
+flow("remote: ValueError, retries used up", {}, {"propagated": 1})(
+    _child_ends("FAILED", reported(USER, "RetriesExhausted|ValueError"))
+)
+flow("remote: a class that reads like OOM", {}, {"propagated": 1})(
+    _child_ends("FAILED", reported(USER, "RoomFullError"))
+)
 flow("remote: OOM kill, not caught", {"OOMError": 1}, {"propagated": 1})(
     lambda: _child_ends_uncaught(reported(USER, "OOMKilled"))
 )
@@ -546,6 +599,112 @@ if hasattr(flyte.errors, "RemoteTaskNotFoundError"):
             contextlib.suppress(flyte.errors.ImageBuildError),
         ):
             build(image)
+
+
+# --- why, and which attempts ---------------------------------------------------------------------
+
+PARENT = "provoke.parent ok"
+"""The parent that `provoke_flyte` makes catches what its child ends in."""
+
+
+CHILD_FAILED = {"child user": 1, PARENT: 1}
+BAD_ROW = {"flows.raises_value_error user": 1}
+
+# fmt: off
+WHY: dict[str, tuple[Truth, Truth]] = {
+    # case                          kind and reason        attempts
+    "success":                          ({}, {"flows.succeeds ok": 1}),
+    "ValueError":                       ({"user code": 1}, {"flows.raises_value_error user": 1}),
+    "ValueError in a sync task":        ({"user code": 1},
+                                         {"flows.raises_value_error_sync user": 1}),
+    "a class that reads like OOM":      ({"user code": 1}, {"flows.raises_room_full user": 1}),
+    "output of the wrong type":         ({"user input": 1},
+                                         {"flows.returns_the_wrong_type user": 1}),
+    "a task raises RuntimeUserError":    ({"user": 1},          {"flows.raises user": 1}),
+    "a task raises RuntimeSystemError":  ({"system": 1},        {"flows.raises system": 1}),
+    "a task raises RuntimeUnknownError": ({"unknown": 1},       {"flows.raises unknown": 1}),
+    "a task raises CustomError":         ({"user code": 1},     {"flows.raises user": 1}),
+    "a task raises OOMError":            ({"user oom": 1},      {"flows.raises user": 1}),
+    "a task raises TaskTimeoutError":    ({"user timeout": 1},  {"flows.raises user": 1}),
+    "a task raises BaseRuntimeError":    ({"unknown": 1},       {"flows.raises unknown": 1}),
+    "a task raises ActionNotFoundError": ({"unknown code": 1},  {"flows.raises unknown": 1}),
+    "nested once":              ({"user code": 1}, {**BAD_ROW, "flows.calls_one propagated": 1}),
+    "nested twice":             ({"user code": 1}, {**BAD_ROW, "flows.calls_one propagated": 1,
+                                                    "flows.calls_two propagated": 1}),
+    "the parent catches it":    ({"user code": 1}, {**BAD_ROW, "flows.catches ok": 1}),
+    "gather of three":          ({"user code": 3}, {"flows.raises_value_error user": 3,
+                                                    "flows.gathers_three ok": 1}),
+    "flyte.map of three":       ({"user code": 3}, {"flows.fails_for user": 3,
+                                                    "flows.maps_three ok": 1}),
+    "wrapped in a native one":  ({"user code": 1}, {**BAD_ROW,
+                                                    "flows.wraps_in_native propagated": 1}),
+    "wrapped in an SDK's":      ({"user code": 1}, {**BAD_ROW,
+                                                    "flows.wraps_in_sdk_error propagated": 1}),
+    "wrapped again and again":  ({"user code": 1}, {**BAD_ROW,
+                                                    "flows.wraps_in_native propagated": 1,
+                                                    "flows.wraps_twice propagated": 1}),
+    "wrapped within a task":    ({"user": 1},      {"flows.wraps_its_own user": 1}),
+    "wrapped in a native one within a task":
+                                ({"system": 1},    {"flows.wraps_its_own_in_native system": 1}),
+    "the handler fails too":    ({"user code": 2}, {**BAD_ROW,
+                                                    "flows.fails_while_handling user": 1}),
+    "re-raised later":          ({"user code": 1}, {**BAD_ROW,
+                                             "flows.raises_the_child_s_error_later propagated": 1}),
+    "a task is cancelled":      ({},               {"flows.waits cancelled": 1,
+                                                    "flows.cancels_its_child ok": 1}),
+    "three attempts": (lambda: {"user code": attempts["each"]},
+                       lambda: {"flows.fails_each_time user": attempts["each"]}),
+    "the second attempt succeeds": (
+        {"user code": 1},
+        lambda: {"flows.fails_at_first user": 1,
+                 **({"flows.fails_at_first ok": 1} if attempts["first"] > 1 else {})}),
+    "two attempts, in each a child fails": (
+        lambda: {"user code": attempts["child"]},
+        lambda: {"flows.raises_value_error user": attempts["child"],
+                 "flows.tries_a_child propagated": attempts["child"]}),
+    "a traced step fails":             ({"user code": 1}, {"flows.task_with_a_step user": 1}),
+    "a traced step fails, the task handles it":
+                                       ({}, {"flows.task_that_handles_its_step ok": 1}),
+    "a step's failure from its record": ({}, {"flows.task_with_a_step propagated": 1}),
+    "a sync task called outside of a run": ({"user": 1}, {}),
+    "remote: FAILED, ValueError":       ({}, {PARENT: 1}),
+    "remote: FAILED, a system error":   ({}, {PARENT: 1}),
+    "remote: FAILED, not caught":       ({}, {"flows.parent propagated": 1}),
+    "remote: FAILED, OOMError":                      ({"user oom": 1},        CHILD_FAILED),
+    "remote: FAILED, TaskInterruptedError":          ({"user preempted": 1},  CHILD_FAILED),
+    "remote: FAILED, PrimaryContainerNotFoundError": ({"user platform": 1},   CHILD_FAILED),
+    "remote: FAILED, RetriesExhaustedError":         ({"user scheduling": 1}, CHILD_FAILED),
+    "remote: FAILED, InvalidImageNameError":         ({"user image": 1},      CHILD_FAILED),
+    "remote: FAILED, ImagePullBackOffError":         ({"user image": 1},      CHILD_FAILED),
+    "remote: ImagePullBackOff that a process passed on": ({}, {PARENT: 1}),
+    "remote: ValueError, retries used up":           ({}, {PARENT: 1}),
+    "remote: a class that reads like OOM":           ({}, {PARENT: 1}),
+    "remote: OOM kill, not caught":
+                             ({"user oom": 1}, {"child user": 1, "flows.parent propagated": 1}),
+    "remote: OOMError that a process wrote down":    ({}, {PARENT: 1}),
+    "remote: FAILED, and no error can be read":      ({"system": 1}, {PARENT: 1}),
+    "remote: ABORTED":               ({"user cancelled": 1}, {"child cancelled": 1, PARENT: 1}),
+    "remote: TIMED_OUT":             ({"user timeout": 1}, CHILD_FAILED),
+    "remote: a time-out as FAILED":  ({"user timeout": 1}, CHILD_FAILED),
+    "remote: a time-out further down":               ({}, {PARENT: 1}),
+    "remote: the queue is UNAVAILABLE twice":        ({}, {"flows.parent ok": 1}),
+    "remote: the queue is full once":                ({}, {"flows.parent ok": 1}),
+    "remote: INVALID_ARGUMENT":            ({"system": 1}, {"flows.parent system": 1}),
+    "remote: the queue stays UNAVAILABLE": ({"user throttled": 1}, {"flows.parent user": 1}),
+    "client: InitializationError":         ({"user config": 1}, {}),
+    "client: DeploymentError":             ({"user config": 1}, {}),
+    "client: ImageBuildError":             ({"user image": 1}, {}),
+    "client: ModuleLoadError":             ({"user code": 1}, {}),
+    "client: a file system without async": ({"user code": 1}, {}),
+    "client: logs of an action that has none": ({"system platform": 1}, {}),
+    "a file in memory is opened":          ({"user code": 1}, {}),
+    "a remote image builder that is not there": ({"user image": 1}, {}),
+}
+# fmt: on
+for _name, _flow in FLOWS.items():
+    # What is not in the table is swallowed by the SDK, outside of a task.
+    _causes, _attempts_truth = WHY[_name] if _flow.failures or _name in WHY else ({}, {})
+    FLOWS[_name] = dataclasses.replace(_flow, causes=_causes, attempts=_attempts_truth)
 
 
 if __name__ == "__main__":

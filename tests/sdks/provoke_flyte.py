@@ -305,9 +305,9 @@ REPORTED_FAILURES = {
     "OOMError":                      (USER,    "OOMKilled"),
     "TaskInterruptedError":          (USER,    "Interrupted"),
     "PrimaryContainerNotFoundError": (USER,    "PrimaryContainerNotFound"),
-    "RetriesExhaustedError":         (USER,    "RetriesExhausted"),
-    "InvalidImageNameError":         (USER,    "InvalidImageName"),
-    "ImagePullBackOffError":         (USER,    "ImagePullBackOff"),
+    "RetriesExhaustedError":         (USER,    "RetriesExhausted|OutOfcpu"),
+    "InvalidImageNameError":         (USER,    "ContainersNotReady|InvalidImageName"),
+    "ImagePullBackOffError":         (USER,    "ContainersNotReady|ImagePullBackOff"),
     # Since 2.8.1, 2.12.1.
     "GPUFaultUserError":                  (USER,   "GpuXidError"),
     "GPUFaultSystemError":                (SYSTEM, "GpuFallenOffBus"),

@@ -83,6 +83,65 @@ def test_an_unknown_rebuilding_is_one_warning_and_each_level_counts() -> None:
     assert "convert.convert_error_to_native as it is known; without it" in log
 
 
+OTHER_RUNNER = """
+    original = taskrunner.convert_and_run
+    async def convert_and_run(**everything):
+        return await original(**everything)
+    from flyte._internal.runtime import entrypoints
+    taskrunner.convert_and_run = entrypoints.convert_and_run = convert_and_run
+"""
+
+
+def test_an_unknown_way_to_run_a_task_is_one_warning_and_attempts_are_counted_by_the_other() -> (
+    None
+):
+    failures, suppressed, log = run(OTHER_RUNNER)
+    assert failures == {FAILURE: 1}
+    assert suppressed == {f"{FAILURE}|propagated": 2}
+    assert len(log.splitlines()) == 1
+    assert "taskrunner.convert_and_run as it is known; without it attempts" in log
+
+
+def test_what_was_hooked_is_restored() -> None:
+    restored = """
+        import inside
+        from flyte._internal.runtime import convert, entrypoints, taskrunner
+        import faultlens
+        def hooked():
+            return [
+                taskrunner.convert_and_run, entrypoints.convert_and_run, taskrunner.run_task,
+                convert.convert_error_to_native, entrypoints.convert_from_native_to_error,
+            ]
+        before = hooked()
+        faultlens.enable()
+        during = hooked()
+        faultlens.disable()
+        inside.report([
+            [a is b for a, b in zip(before, during, strict=True)],
+            [a is b for a, b in zip(before, hooked(), strict=True)],
+        ])
+    """
+    during, after = children.report(restored, env={"FAULTLENS": "0"})
+    assert during == [False] * 5
+    assert after == [True] * 5
+
+
+def test_restored_though_it_was_hooked_while_flyte_was_imported() -> None:
+    restored = """
+        import inside
+        from flyte._internal.runtime import entrypoints, taskrunner
+        import faultlens
+        ours = taskrunner.convert_and_run
+        assert entrypoints.convert_and_run is ours
+        faultlens.disable()
+        inside.report([
+            taskrunner.convert_and_run is ours.__wrapped__,
+            entrypoints.convert_and_run is ours.__wrapped__,
+        ])
+    """
+    assert children.report(restored) == [True, True]
+
+
 def test_an_observer_of_the_program_s_own_sees_what_it_saw() -> None:
     pytest.importorskip("flyte._observe")
     found = children.report(

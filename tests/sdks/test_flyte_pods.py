@@ -17,7 +17,7 @@ from tests import children
 pytest.importorskip("flyte")
 
 TASKS = """
-    import atexit, json, sys
+    import asyncio, atexit, json, os, sys
     import flyte, flyte.errors
     import inside
 
@@ -44,13 +44,27 @@ TASKS = """
         raise flyte.errors.CustomError("Mine", "m")
 
     @env.task
+    async def fails_in_some_ranks() -> int:
+        # As ranks do: whoever fails ends, the others wait for it, and torchrun kills them.
+        failing = os.environ["FAILING"].split()
+        if os.environ["RANK"] not in failing:
+            if failing:
+                await asyncio.Event().wait()
+            return 1
+        try:
+            raise flyte.errors.RuntimeSystemError("NoShard", "handled")
+        except flyte.errors.RuntimeSystemError:
+            pass
+        raise ValueError("a bad row")
+
+    @env.task
     async def wrong_type() -> int:
         return "no number"
 
     @atexit.register
     def report():
-        codes = inside.samples("faultlens_failure_codes_total")
-        print(json.dumps([inside.failures(), inside.suppressed(), codes]), flush=True)
+        metrics = [inside.samples(f"faultlens_{name}_total") for name in ("issues", "attempts")]
+        print(json.dumps([inside.failures(), inside.suppressed(), *metrics]), flush=True)
 """
 # The SDK's storage has no async side for local paths: it says so to itself, and goes on.
 STORED = {"flyte.errors.OnlyAsyncIOSupportedError|user|w|control_flow": 1}
@@ -63,11 +77,11 @@ class Pod(NamedTuple):
     written: set[str]
     log: list[str]
     counts: list[dict[str, float]]
-    """Failures, suppressed, codes."""
+    """Failures, suppressed, issues, attempts."""
 
 
-def run(task: str, scratch: Path, *, module: str = "tasks_of_a_pod") -> Pod:
-    """Run a task as its container does. The control plane is only asked for what parents ask."""
+def prepare(task: str, scratch: Path, module: str = "tasks_of_a_pod") -> list[str]:
+    """Write what a container finds, and return its command."""
     code = scratch / "code"
     code.mkdir()
     (code / "tasks_of_a_pod.py").write_text(textwrap.dedent(TASKS))
@@ -81,21 +95,29 @@ def run(task: str, scratch: Path, *, module: str = "tasks_of_a_pod") -> Pod:
         *("--resolver", "flyte._internal.resolvers.default.DefaultTaskResolver"),
         *("mod", module, "instance", task),
     )
+    return [str(part) for part in command]
+
+
+# The control plane is only asked for what parents ask.
+CONTAINER = {
+    "FAULTLENS_DEBUG": "1",
+    "ACTION_NAME": "a0",
+    "RUN_NAME": "nightly",
+    "FLYTE_INTERNAL_EXECUTION_PROJECT": "sales",
+    "FLYTE_INTERNAL_EXECUTION_DOMAIN": "production",
+    "_U_ORG_NAME": "acme",
+    "_U_EP_OVERRIDE": "http://127.0.0.1:9",
+    "FLYTE_DISABLE_SENTRY": "1",
+}
+
+
+def run(task: str, scratch: Path, *, module: str = "tasks_of_a_pod") -> Pod:
+    """Run a task as its container does."""
+    command = prepare(task, scratch, module)
     done = subprocess.run(
-        [str(part) for part in command],
-        cwd=code,
-        env=children.environment(
-            {
-                "FAULTLENS_DEBUG": "1",
-                "ACTION_NAME": "a0",
-                "RUN_NAME": "nightly",
-                "FLYTE_INTERNAL_EXECUTION_PROJECT": "sales",
-                "FLYTE_INTERNAL_EXECUTION_DOMAIN": "production",
-                "_U_ORG_NAME": "acme",
-                "_U_EP_OVERRIDE": "http://127.0.0.1:9",
-                "FLYTE_DISABLE_SENTRY": "1",
-            }
-        ),
+        command,
+        cwd=scratch / "code",
+        env=children.environment(CONTAINER),
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -104,14 +126,14 @@ def run(task: str, scratch: Path, *, module: str = "tasks_of_a_pod") -> Pod:
     )
     log = [line for line in done.stderr.splitlines() if line.startswith("faultlens: ")]
     counts = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[{")]
-    written = {path.name for path in outputs.iterdir()}
+    written = {path.name for path in (scratch / "outputs").iterdir()}
     return Pod(done.returncode, written, log, counts[0] if counts else [])
 
 
 def test_a_task_that_succeeds_is_no_failure(tmp_path: Path) -> None:
     pod = run("succeeds", tmp_path)
     assert (pod.status, pod.written) == (0, {"outputs.pb"})
-    assert pod.counts == [{}, STORED, {}]
+    assert pod.counts == [{}, STORED, {}, {"flyte|pod.succeeds|ok": 1}]
 
 
 @pytest.mark.parametrize("task", ["value_error", "value_error_sync"])
@@ -123,7 +145,8 @@ def test_a_plain_exception_counts_though_no_sdk_exception_is_raised(
     assert pod.counts == [
         {"flyte.errors.RuntimeUserError|user|w": 1},
         STORED,
-        {"flyte.errors.RuntimeUserError|ValueError": 1},
+        {f"flyte.errors.RuntimeUserError|ValueError|pod.{task}|user|code|": 1},
+        {f"flyte|pod.{task}|user": 1},
     ]
 
 
@@ -140,11 +163,13 @@ def test_an_sdk_exception_of_the_task_s_own_counts_once(
     pod = run(task, tmp_path)
     assert (pod.status, pod.written) == (0, {"error.pb"})
     assert pod.counts[:2] == [{series: 1}, STORED]
+    assert pod.counts[3] == {f"flyte|pod.{task}|{series.split('|')[1]}": 1}
 
 
 def test_an_output_of_the_wrong_type_counts_once(tmp_path: Path) -> None:
-    failures, _, _ = run("wrong_type", tmp_path).counts
+    failures, _, _, attempts = run("wrong_type", tmp_path).counts
     assert failures == {"flyte.errors.RuntimeDataValidationError|user|w": 1}
+    assert attempts == {"flyte|pod.wrong_type|user": 1}
 
 
 def test_a_task_that_cannot_be_loaded_counts_where_the_sdk_reports_it(tmp_path: Path) -> None:

@@ -37,6 +37,7 @@ __all__ = [
     "Sdk",
     "Verdict",
     "replace",
+    "stable_worker",
 ]
 
 _log = logging.getLogger("faultlens")
@@ -184,6 +185,8 @@ class Sdk:
     shared: whether the processes and interpreters that this one starts count in the same store.
     worker: the name that the user chose for the process, or empty.
     fallback_worker: the name where neither the exception nor the SDK has one.
+    claim: gets the name of something that several processes see, and which of them this one is;
+        says whether this one counts it.
     """
 
     package: ClassVar[str]
@@ -203,6 +206,7 @@ class Sdk:
         shared: bool = False,
         worker: str = "",
         fallback_worker: str = "",
+        claim: Callable[[str, str], bool] = lambda name, holder: True,
     ) -> None:
         self.classes: dict[str, type[BaseException]] = {}
         """The SDK's exceptions by full name."""
@@ -212,6 +216,7 @@ class Sdk:
         self.shared = shared
         self.worker = worker
         self.fallback_worker = fallback_worker
+        self.claim = claim
         self.seen = seen if seen is not None else IdentityMap[Failure]()
         self._warned: set[PrivateHook] = set()
         self._known: dict[int, _Known] = {}  # by id: a metaclass of the user's may break hashing
@@ -465,6 +470,10 @@ class Sdk:
 
     def task(self, exc: BaseException) -> object:
         """The stable name of the running task, activity or workflow; None outside of one."""
+        return None
+
+    def ended_unseen(self, exc: BaseException, failure: Failure) -> tuple[object, str] | None:
+        """Task and outcome of an attempt whose end no process saw, if `exc` is the sign of it."""
         return None
 
     def native_names(self, exc: BaseException) -> tuple[str, ...]:

@@ -21,27 +21,32 @@ becomes an SDK exception again, and this decides:
       of a task in this process                             propagated
       of a step that `flyte.trace` finds in its record      replayed
       of a child in another process                         propagated: that process counts it
-        of a class that only the server gives, and not
-        from an error file, which a process writes          failure: no process saw it
+        which only the backend can have written: see
+        `faultlens.sdks.flyte.backend`                      failure: no process saw it
+    in a rank of a clustered task, after another rank       peer
     below a function of the SDK that swallows it            control_flow
     from an SDK exception that was recorded                 wrapped (`faultlens.sdks`)
     anywhere else                                           failure
+
+An attempt is one run of a task in this process, or one that only the backend saw end.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import contextvars
 import functools
 import importlib
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Container, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from enum import Enum
 from types import FrameType, ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 from faultlens import guard
-from faultlens.failure import Kind, Role
+from faultlens.failure import Failure, Kind, Role
 from faultlens.identity import IdentityMap
 from faultlens.sdks import (
     ANY_KIND,
@@ -54,7 +59,9 @@ from faultlens.sdks import (
     Sdk,
     Verdict,
     replace,
+    stable_worker,
 )
+from faultlens.sdks.flyte import backend, gang
 
 # The classes whose constructor fixes the kind; by name, since a version may lack one.
 _CLASS_KINDS = {
@@ -65,24 +72,52 @@ _CLASS_KINDS = {
     "flyte.errors.BaseRuntimeError": ANY_KIND,
 }
 
-# What ends a pod from outside: no process of ours was there to see it, so the parent that is told
-# is the first. Aborts are not here: the parent raises those itself.
-_GIVEN_BY_THE_SERVER = frozenset(
-    {
-        "OOMError",
-        "TaskInterruptedError",
-        "PrimaryContainerNotFoundError",
-        "RetriesExhaustedError",
-        "InvalidImageNameError",
-        "ImagePullBackOffError",
-        "GPUFaultUserError",
-        "GPUFaultSystemError",
-        "TaskTimeoutError",
-        "MaxQueuedTimeExceededError",
-        "MaxRuntimeExceededError",
-        "DeadlineExceededError",
-    }
-)
+# What went wrong, by the nearest class that says it. The code of what only the backend saw, and a
+# native exception, say more: `Flyte.reason`.
+_REASONS = {
+    "OOMError": "oom",
+    "AppleSiliconDaemonOOMError": "oom",
+    "TaskInterruptedError": "preempted",
+    "InvalidImageNameError": "image",
+    "ImagePullBackOffError": "image",
+    "ImageBuildError": "image",
+    "InvalidPackageError": "image",
+    "MaxQueuedTimeExceededError": "scheduling",
+    "TaskTimeoutError": "timeout",
+    "ConditionTimedoutError": "timeout",
+    "UnionRpcError": "network",
+    "AppleSiliconBridgeUnreachableError": "network",
+    "SlowDownError": "throttled",
+    "GPUFaultError": "gpu",
+    "InitializationError": "config",
+    "DeploymentError": "config",
+    "CodeBundleError": "config",
+    "RemoteTaskNotFoundError": "config",
+    "AppleSiliconNotAvailableError": "config",
+    "AppleSiliconHostExecFailedError": "config",
+    "AppleSiliconModelNotFoundError": "config",
+    "CustomError": "code",
+    "ModuleLoadError": "code",
+    "NonRecoverableError": "code",
+    "NotInTaskContextError": "code",
+    "ReferenceTaskError": "code",
+    "RemoteTaskUsageError": "code",
+    "ActionNotFoundError": "code",
+    "RestrictedTypeError": "code",
+    "OnlyAsyncIOSupportedError": "code",
+    "SyncTaskCallInAsyncContextError": "code",
+    "TraceDoesNotAllowNestedTasksError": "code",
+    "ConditionAlreadyExistsError": "code",
+    "ConditionNotFoundError": "code",
+    "RuntimeDataValidationError": "input",
+    "InlineIOMaxBytesBreached": "input",
+    "ParameterMaterializationError": "input",
+    "ActionAbortedError": "cancelled",
+    "RunAbortedError": "cancelled",
+    "PrimaryContainerNotFoundError": "platform",
+    "LogsNotYetAvailableError": "platform",
+    "AppleSiliconDaemonStartFailedError": "platform",
+}
 
 
 # ── What the SDK raises and swallows itself ───────────────────────────────────────────────────
@@ -130,6 +165,8 @@ _SWALLOWED: dict[str, tuple[tuple[str, str, _Swallows], ...]] = {
                                    _always),),
 }
 # fmt: on
+_MESSAGE_LIMIT = 4096
+"""How much of a message is looked through for the backend's words, in characters."""
 _SWALLOWING_FRAMES = 24
 """How far up the swallowing function is looked for; the farthest known one is 9 frames up."""
 
@@ -162,6 +199,18 @@ _FROM_EXCEPTION = PrivateHook(
 _VIEW_LOGS = PrivateHook(
     _LOGS, "AsyncLogViewer.run", ("self",), "logs that are not there yet count as a failure"
 )
+_CONVERT_AND_RUN = PrivateHook(
+    _TASKRUNNER,
+    "convert_and_run",
+    ("task", "action", "controller"),
+    "attempts of tasks are not counted, and a failure does not say in which task it was",
+)
+_RUN_TASK = PrivateHook(
+    _TASKRUNNER,
+    "run_task",
+    ("tctx", "controller", "task"),
+    "an attempt that an SDK exception ended is not counted",
+)
 _OBSERVERS = (
     PrivateHook("flyte._observe", "register_observer", ("observer",), ""),
     PrivateHook("flyte._observe", "unregister_observer", ("observer",), ""),
@@ -172,8 +221,42 @@ class _Source(Enum):
     """What an SDK exception was rebuilt from."""
 
     HERE = "the error of a task in this process"
-    ERROR_FILE = "what a child's process wrote into its error file"
-    REPORT = "what the server reports of a child"
+    PROCESS = "what a child's process wrote"
+    BACKEND = "what only the backend can have written of a child"
+
+
+class _Rebuilt(NamedTuple):
+    """What is known of an SDK exception that was rebuilt from an error."""
+
+    source: _Source
+    report: backend.Report
+    child: object
+    """The name of the task whose error it is, if another process ran it."""
+
+
+class _Attempt:
+    """A run of a task in this process."""
+
+    __slots__ = ("outcome", "task")
+
+    def __init__(self, task: object) -> None:
+        self.task = task
+        self.outcome: str | None = None
+        """None until something ended it."""
+
+
+_attempt: contextvars.ContextVar[_Attempt | None] = contextvars.ContextVar(
+    "faultlens_flyte_attempt", default=None
+)
+
+_CONTROLLERS = frozenset(
+    {
+        "flyte._internal.controllers.remote._controller",
+        "flyte._internal.controllers.remote._r_controller",
+    }
+)
+_CHILD_ENDED = ("ActionAbortedError", "RunAbortedError", "TaskTimeoutError")
+"""What a controller raises itself when the server reports that a child ended so."""
 
 
 class Flyte(Sdk):
@@ -181,63 +264,119 @@ class Flyte(Sdk):
 
     package = "flyte"
     distribution = "flyte"
-    private_hooks = (_REBUILD, _FROM_EXCEPTION, _VIEW_LOGS)
+    private_hooks = (_REBUILD, _FROM_EXCEPTION, _CONVERT_AND_RUN, _RUN_TASK, _VIEW_LOGS)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._rebuilt: IdentityMap[_Source] = IdentityMap()
+        self._rebuilt: IdentityMap[_Rebuilt] = IdentityMap()
+        self._children: IdentityMap[object] = IdentityMap()
+        """The names of the tasks whose end only these exceptions show."""
         self._sees_conversions = True
 
     def own_rule(self, cls: type) -> Rule:
-        for base in guard.mro(cls):
+        bases = [base for base in guard.mro(cls) if self._has(base)]
+        reason = next(filter(None, (_REASONS.get(guard.short_name(base)) for base in bases)), "")
+        for base in bases:
             name = guard.class_name(base)
             if name in _CLASS_KINDS:
                 kinds = _CLASS_KINDS[name]
                 by = "at each raise" if kinds == ANY_KIND else f"by {name.rpartition('.')[2]}"
-                return Rule(kinds, f"its .kind, set {by}", _own_kind)
-        return Rule(UNKNOWN, "no .kind and no rule")
+                return Rule(kinds, f"its .kind, set {by}", _own_kind, reason)
+        return Rule(UNKNOWN, "no .kind and no rule", reason=reason)
+
+    def code(self, exc: BaseException) -> object:
+        code = guard.attribute(exc, "code")
+        if type(code) is str and code == backend.EXCEEDED:
+            return backend.read(code, guard.message(exc, _MESSAGE_LIMIT)).code
+        return code
+
+    def reason(self, exc: BaseException) -> str:
+        rebuilt = self._rebuilt.get(exc)
+        if rebuilt is None:
+            return ""
+        if rebuilt.source is _Source.HERE:
+            return "code" if _is_native(exc) else ""
+        return rebuilt.report.reason
+
+    def task(self, exc: BaseException) -> object:
+        child = self._children.get(exc)
+        if child is not None:
+            return child
+        attempt = _attempt.get()
+        return None if attempt is None else attempt.task
 
     def context(self, exc: BaseException) -> Mapping[str, object]:
-        # In a task's own code this is the task's action; where a parent gets its child's failure,
-        # the parent's. Local mode has neither project nor domain.
+        # In a task's own code this is the task; where a parent gets its child's failure, the
+        # parent. The names are those of flyteplugins-otel. Local mode has no project or domain.
         task = _current_task()
         if task is None:
             return {}
-        action = guard.attribute(task, "action")
+        # Within a traced step `action` is the step's.
+        action = guard.attribute(task, "task_action") or guard.attribute(task, "action")
+        attempt = _attempt.get()
         return {
+            "flyte.org": guard.attribute(action, "org"),
             "flyte.project": guard.attribute(action, "project"),
             "flyte.domain": guard.attribute(action, "domain"),
-            "flyte.run": guard.attribute(action, "run_name"),
-            "flyte.action": guard.attribute(action, "name"),
+            "flyte.run_name": guard.attribute(action, "run_name"),
+            "flyte.action_name": guard.attribute(action, "name"),
+            "flyte.task_name": None if attempt is None else attempt.task,
+            "flyte.version": guard.attribute(task, "version"),
         }
+
+    def _describe(self, exc: BaseException, *args: Any) -> Failure:
+        failure = super()._describe(exc, *args)
+        if isinstance(exc, getattr(self.errors, "GPUFaultError", ())):
+            sick = stable_worker(guard.attribute(exc, "node"))
+            failure = failure._replace(worker=sick or failure.worker)
+        if failure.role is Role.ORIGIN and not self._is_first_of_its_ranks():
+            why = "another rank of the attempt has counted"
+            failure = failure._replace(role=Role.PEER, why=why)
+        return failure
+
+    def _is_first_of_its_ranks(self) -> bool:
+        rank = gang.current()
+        return rank is None or self.claim(*rank)
+
+    def ended_unseen(self, exc: BaseException, failure: Failure) -> tuple[object, str] | None:
+        child = self._children.get(exc)
+        if child is None or failure.role is not Role.ORIGIN:
+            return None
+        cancelled = failure.reason == "cancelled"
+        return child, "cancelled" if cancelled else failure.kind.value
 
     # Origin or carrier: the table at the top.
 
     def verdict(
         self, exc: BaseException, frame: FrameType | None, names: tuple[str, ...]
     ) -> Verdict | None:
-        source = self._rebuilt.get(exc)
-        if source is not None:
-            return self._verdict_on_rebuilt(exc, frame, source)
-        if "CustomError" in names and _raised_in(exc, frame, "flyte._run"):
+        rebuilt = self._rebuilt.get(exc)
+        if rebuilt is not None:
+            return self._verdict_on_rebuilt(exc, frame, rebuilt)
+        if "CustomError" in names and _raised_in(exc, frame, {"flyte._run"}):
             # What `flyte.run` raises in its hybrid mode is what the runtime converted.
-            return Verdict(Role.PROPAGATED, _Source.HERE.value, _code(exc))
+            return Verdict(Role.PROPAGATED, _Source.HERE.value, _text(self.code(exc)))
         if "LogsNotYetAvailableError" in names and _viewing_logs.get():
             return Verdict(Role.CONTROL_FLOW, f"swallowed by {_LOGS}.{_VIEW_LOGS.name}")
+        if any(name in names for name in _CHILD_ENDED):
+            raiser = _raised_in(exc, frame, _CONTROLLERS)
+            child = raiser and guard.attribute(raiser.f_locals.get("_task"), "name")
+            if child:
+                self._children.set(exc, child)
         return _verdict_on_swallowed(exc, frame, names)
 
     def _verdict_on_rebuilt(
-        self, exc: BaseException, frame: FrameType | None, source: _Source
+        self, exc: BaseException, frame: FrameType | None, rebuilt: _Rebuilt
     ) -> Verdict:
-        code, why = _code(exc), f"rebuilt from {source.value}"
-        if _raised_in(exc, frame, "flyte._trace"):
+        code, why = _text(self.code(exc)), f"rebuilt from {rebuilt.source.value}"
+        if _raised_in(exc, frame, {"flyte._trace"}):
             return Verdict(Role.REPLAYED, "a step's failure, from its record", code)
-        # The runtime calls the worker of a converted native exception "user".
-        native = source is _Source.HERE and guard.attribute(exc, "worker") == "user"
-        if native and not self._sees_conversions:
+        if rebuilt.source is _Source.HERE and _is_native(exc) and not self._sees_conversions:
             return Verdict(Role.ORIGIN, f"{why}, whose conversion is not seen")
-        if source is _Source.REPORT and guard.short_name(type(exc)) in _GIVEN_BY_THE_SERVER:
-            return Verdict(Role.ORIGIN, f"{why}, and only the server could see")
+        if rebuilt.source is _Source.BACKEND:
+            if rebuilt.child is not None:
+                self._children.set(exc, rebuilt.child)
+            return Verdict(Role.ORIGIN, why)
         return Verdict(Role.PROPAGATED, why, code)
 
     # The functions that a failure passes through.
@@ -253,8 +392,8 @@ class Flyte(Sdk):
             return self._hook_rebuilding(module)
         if module.__name__ == "flyte._observe":
             return self._observe(recorder)
-        if module.__name__ == _TASKRUNNER and _observers() is None:
-            return self._hook_conversion(module, recorder)
+        if module.__name__ == _TASKRUNNER:
+            return self._hook_task_runner(module, recorder)
         if module.__name__ == _ENTRYPOINTS:
             return self._hook_load_failures(module, recorder)
         if module.__name__ == _LOGS:
@@ -272,8 +411,12 @@ class Flyte(Sdk):
         def convert_error_to_native(err: Any, *args: Any, **kwargs: Any) -> Any:
             exc = original(err, *args, **kwargs)
             if isinstance(exc, BaseException) and exc is not err:
-                source = _Source.HERE if type(err) is error_class else _source(err, exc)
-                rebuilt.set(exc, source)
+                here = type(err) is error_class
+                # `handle_action_failure` of a controller has the name.
+                child = None if here else sys._getframe(1).f_locals.get("task_name")
+                rebuilt.set(
+                    exc, _rebuilt_from(guard.attribute(err, "err") if here else err, here, child)
+                )
             return exc
 
         return replace(convert, "convert_error_to_native", convert_error_to_native)
@@ -291,10 +434,94 @@ class Flyte(Sdk):
         register(observer)
         return functools.partial(unregister, observer)
 
+    def _hook_task_runner(
+        self, taskrunner: ModuleType, recorder: Recorder
+    ) -> Callable[[], None] | None:
+        undo = []
+        convert_and_run = self.find(_CONVERT_AND_RUN, taskrunner)
+        if convert_and_run is not None:
+            replacement = self._attempting(convert_and_run, recorder)
+            undo.append(replace(taskrunner, "convert_and_run", replacement))
+            undo.append(_rebind(convert_and_run, replacement))
+        run_task = self.find(_RUN_TASK, taskrunner)
+        if run_task is not None:
+            undo.append(replace(taskrunner, "run_task", self._running(run_task, recorder)))
+        conversion = self._hook_conversion(taskrunner, recorder) if _observers() is None else None
+        if conversion is not None:
+            undo.append(conversion)
+
+        def restore() -> None:
+            for step in undo:
+                step()
+
+        return restore
+
+    def _attempting(
+        self, original: Callable[..., Awaitable[Any]], recorder: Recorder
+    ) -> Callable[..., Any]:
+        """A coroutine function that runs a task, and counts that as an attempt."""
+
+        @functools.wraps(original)
+        async def attempting(*args: Any, **kwargs: Any) -> Any:
+            attempt = _Attempt(guard.attribute(kwargs.get("task"), "name"))
+            token = _attempt.set(attempt)
+            try:
+                result = await original(*args, **kwargs)
+                if attempt.outcome is None and result[1] is None:
+                    attempt.outcome = "ok"
+                return result
+            except (asyncio.CancelledError, GeneratorExit):
+                attempt.outcome = "cancelled"
+                raise
+            except Exception as exc:
+                # A native exception here is not reported: the parent learns of the container's end.
+                if attempt.outcome is None and any(map(self._has, guard.mro(type(exc)))):
+                    attempt.outcome = recorder.outcome(exc)
+                raise
+            finally:
+                with contextlib.suppress(ValueError):  # collected in another context
+                    _attempt.reset(token)
+                self._attempted(attempt, recorder)
+
+        return attempting
+
+    def _running(
+        self, original: Callable[..., Awaitable[Any]], recorder: Recorder
+    ) -> Callable[..., Any]:
+        """The same for `run_task`, which hybrid mode calls directly."""
+
+        @functools.wraps(original)
+        async def run_task(*args: Any, **kwargs: Any) -> Any:
+            result = await original(*args, **kwargs)
+            attempt = _attempt.get()
+            if attempt is not None and attempt.outcome is None and result[1] is not None:
+                attempt.outcome = recorder.outcome(result[1])
+            return result
+
+        alone = self._attempting(run_task, recorder)
+
+        @functools.wraps(original)
+        async def run_task_alone(*args: Any, **kwargs: Any) -> Any:
+            run = run_task if _attempt.get() is not None else alone
+            return await run(*args, **kwargs)
+
+        return run_task_alone
+
+    def _attempted(self, attempt: _Attempt, recorder: Recorder) -> None:
+        if attempt.outcome is None or type(attempt.task) is not str:
+            return
+        rank = gang.current()
+        if rank is not None:
+            # Of the ranks that end well the first counts, of the others who claimed the failure.
+            counts = rank.number == "0" if attempt.outcome == "ok" else self.claim(*rank)
+            if not counts:
+                return
+        recorder.attempted(self, attempt.task, attempt.outcome)
+
     def _hook_conversion(
         self, taskrunner: ModuleType, recorder: Recorder
     ) -> Callable[[], None] | None:
-        """The same, in a version without observers."""
+        """As `_observe`, in a version without observers."""
         custom_error = guard.attribute(taskrunner, "CustomError")
         if self.find(_FROM_EXCEPTION, taskrunner) is None:
             self._sees_conversions = False
@@ -310,7 +537,11 @@ class Flyte(Sdk):
         return replace(custom_error, "from_exception", classmethod(noted))
 
     def _ended(self, recorder: Recorder, native: BaseException) -> Callable[[], None]:
-        return recorder.converted(native, lambda: self._as_flyte_gives_it(native)).forget
+        converted = recorder.converted(native, lambda: self._as_flyte_gives_it(native))
+        attempt = _attempt.get()
+        if attempt is not None:
+            attempt.outcome = converted.outcome
+        return converted.forget
 
     def _hook_load_failures(
         self, entrypoints: ModuleType, recorder: Recorder
@@ -385,17 +616,37 @@ def _observers() -> tuple[Any, Any] | None:
     return None if None in found else (found[0], found[1])
 
 
-def _source(err: object, exc: BaseException) -> _Source:
-    """Where the error of a child in another process comes from.
+def _rebuilt_from(err: object, here: bool, child: object) -> _Rebuilt:
+    """What is known of an error, a protobuf message; the server names the file if it read one."""
+    # It stores nothing in Python, and has no code of the host's.
+    code, message = (str(getattr(err, name, None) or "") for name in ("code", "message"))
+    report = backend.read(code, message[:_MESSAGE_LIMIT])
+    if here:
+        source = _Source.HERE
+    elif getattr(err, "error_uri", None) or not report.unseen:
+        source = _Source.PROCESS
+    else:
+        source = _Source.BACKEND
+    return _Rebuilt(source, report, child)
 
-    The server names the file if it read one. The code that is the name of an SDK's class was
-    written by a process that got such an exception and passed it on.
-    """
-    # `err` is a protobuf message, which stores nothing in Python.
-    in_file = getattr(err, "error_uri", None) or (
-        guard.text(getattr(err, "code", None), 64) == guard.short_name(type(exc))
-    )
-    return _Source.ERROR_FILE if in_file else _Source.REPORT
+
+def _rebind(original: Any, replacement: Any) -> Callable[[], None]:
+    """Replace `convert_and_run` where it is imported by name; returns what restores it."""
+    entrypoints: Any = sys.modules.get(_ENTRYPOINTS)
+    if getattr(entrypoints, "convert_and_run", None) is original:
+        entrypoints.convert_and_run = replacement
+
+    def restore() -> None:
+        entrypoints: Any = sys.modules.get(_ENTRYPOINTS)  # imported since, perhaps
+        if getattr(entrypoints, "convert_and_run", None) is replacement:
+            entrypoints.convert_and_run = original
+
+    return restore
+
+
+def _is_native(exc: BaseException) -> bool:
+    """Whether it stands for a native exception: the runtime calls the worker of one "user"."""
+    return bool(guard.attribute(exc, "worker") == "user")
 
 
 def _rebuild(error: Any) -> Any:
@@ -424,13 +675,15 @@ def _verdict_on_swallowed(
     return None
 
 
-def _raised_in(exc: BaseException, frame: FrameType | None, module: str) -> bool:
+def _raised_in(
+    exc: BaseException, frame: FrameType | None, modules: Container[str]
+) -> FrameType | None:
     raiser = next(guard.frames(exc, frame, 1), None)
-    return raiser is not None and raiser.f_globals.get("__name__") == module
+    return raiser if raiser is not None and raiser.f_globals.get("__name__") in modules else None
 
 
-def _code(exc: object) -> str | None:
-    return guard.text(guard.attribute(exc, "code"), 64)
+def _text(code: object) -> str | None:
+    return guard.text(code, 64)
 
 
 def _current_task() -> object:
