@@ -38,6 +38,7 @@ import contextlib
 import contextvars
 import functools
 import importlib
+import os
 import sys
 from collections.abc import Awaitable, Callable, Container, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
@@ -272,6 +273,8 @@ class Flyte(Sdk):
         self._children: IdentityMap[object] = IdentityMap()
         """The names of the tasks whose end only these exceptions show."""
         self._sees_conversions = True
+        self._rank: tuple[int, gang.Rank | None] = (0, None)
+        """That of the process with this id."""
 
     def own_rule(self, cls: type) -> Rule:
         bases = [base for base in guard.mro(cls) if self._has(base)]
@@ -326,7 +329,7 @@ class Flyte(Sdk):
 
     def _describe(self, exc: BaseException, *args: Any) -> Failure:
         failure = super()._describe(exc, *args)
-        if isinstance(exc, getattr(self.errors, "GPUFaultError", ())):
+        if issubclass(type(exc), getattr(self.errors, "GPUFaultError", ())):
             sick = stable_worker(guard.attribute(exc, "node"))
             failure = failure._replace(worker=sick or failure.worker)
         if failure.role is Role.ORIGIN and not self._is_first_of_its_ranks():
@@ -335,8 +338,14 @@ class Flyte(Sdk):
         return failure
 
     def _is_first_of_its_ranks(self) -> bool:
-        rank = gang.current()
+        rank = self._current_rank()
         return rank is None or self.claim(*rank)
+
+    def _current_rank(self) -> gang.Rank | None:
+        pid = os.getpid()
+        if self._rank[0] != pid:  # a launcher may set the environment after it forked
+            self._rank = pid, gang.current()
+        return self._rank[1]
 
     def ended_unseen(self, exc: BaseException, failure: Failure) -> tuple[object, str] | None:
         child = self._children.get(exc)
@@ -510,7 +519,7 @@ class Flyte(Sdk):
     def _attempted(self, attempt: _Attempt, recorder: Recorder) -> None:
         if attempt.outcome is None or type(attempt.task) is not str:
             return
-        rank = gang.current()
+        rank = self._current_rank()
         if rank is not None:
             # Of the ranks that end well the first counts, of the others who claimed the failure.
             counts = rank.number == "0" if attempt.outcome == "ok" else self.claim(*rank)
