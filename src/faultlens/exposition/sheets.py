@@ -60,7 +60,7 @@ SUFFIX = ".ledger"
 _TEMPORARY = ".tmp"
 
 CAPACITY = 128
-"""Slots of an ordinary ledger: about 100 kB."""
+"""Slots of an ordinary ledger: about 125 kB."""
 _CANDIDATES = 64
 """How many files are tried before a new one is made."""
 _STALE_SECONDS = 3600.0
