@@ -643,3 +643,40 @@ resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 more_runs(3)
 assert background.stop(600)
 """)
+
+
+def test_a_fork_waits_for_what_our_thread_imports() -> None:
+    """Else the child would have a module that is half imported, for ever."""
+    children.run("""
+import os
+from faultlens import background, natives
+from faultlens.background import Background, Job, no_fork
+
+background._FORK_SECONDS = 600
+holds = forking = done = False
+
+class Imports(Job):
+    def run(self):
+        global holds, done
+        if not done:
+            with no_fork:
+                holds = True
+                while not forking:
+                    natives.sleep(0.001)
+                natives.sleep(0.3)
+                done = True
+
+thread = Background()
+thread.add(Imports())
+thread.start()
+while not holds:
+    natives.sleep(0.001)
+forking = True
+pid = os.fork()
+assert done
+if pid == 0:
+    with no_fork:
+        os._exit(0)
+assert os.waitpid(pid, 0)[1] == 0
+assert thread.stop(600)
+""")
