@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from faultlens.exposition.layout import Count, Key, total
+from faultlens.exposition.layout import OTHER, Count, Key, total
 from faultlens.failure import Failure, Role
 
 __all__ = [
@@ -46,8 +46,6 @@ ISSUE_LIMIT = 500
 """Distinct groups of failures in ``faultlens_issues_total``."""
 TASK_LIMIT = 300
 """Distinct tasks in ``faultlens_attempts_total``."""
-OTHER = "_OTHER"
-"""The label value of what is beyond a limit."""
 
 _DROP_REASONS = (
     "class_limit",

@@ -30,6 +30,7 @@ __all__ = [
     "FORMAT",
     "KEY_BYTES",
     "MAGIC",
+    "OTHER",
     "TRACE_BYTES",
     "UUID",
     "Cell",
@@ -52,6 +53,9 @@ __all__ = [
 
 Key = tuple[str, ...]
 """What is counted: a metric's name and its labels. A ledger does not interpret them."""
+
+OTHER = "_OTHER"
+"""The label value of what is beyond a limit."""
 
 MAGIC = int.from_bytes(b"faultlns", "big")
 FORMAT = 1

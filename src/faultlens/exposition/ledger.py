@@ -19,6 +19,7 @@ from typing import Protocol
 from faultlens import guard, natives
 from faultlens.exposition import sheets
 from faultlens.exposition.layout import (
+    OTHER,
     TRACE_BYTES,
     Count,
     Key,
@@ -30,11 +31,10 @@ from faultlens.exposition.layout import (
 from faultlens.exposition.sheets import TOKEN, Sheet
 from faultlens.settings import StorePath
 
-__all__ = ["KEYS", "OTHER", "Ledger"]
+__all__ = ["KEYS", "Ledger"]
 
 KEYS = 1000
 """The most keys of a process. Beyond, failures are counted with fewer labels."""
-OTHER = "_OTHER"
 
 _ROOM = 32
 """If fewer slots are free, another file is taken, so that no raise has to."""
