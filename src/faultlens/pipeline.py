@@ -264,6 +264,13 @@ class Pipeline:
         self.hook.poll()
         return self._known_outcome(exc) or Kind.UNKNOWN.value
 
+    def outcome_of(self, failure: Failure) -> str:
+        if failure.role in (Role.ORIGIN, Role.PEER):
+            return failure.kind.value
+        if failure.role is Role.CONFIGURED:
+            return series.OK  # the user has said that it is no failure
+        return Role.PROPAGATED.value
+
     def _known_outcome(self, exc: BaseException) -> str | None:
         """That of what was raised first, where others were raised from it."""
         for link in (exc, *guard.causes(exc, CAUSE_LIMIT)):
@@ -273,7 +280,7 @@ class Pipeline:
             sdk = self._sdk_of(type(link))
             if sdk is not None and sdk.ended_unseen(link, failure) is not None:
                 return Role.PROPAGATED.value  # another attempt's failure
-            return _outcome(failure)
+            return self.outcome_of(failure)
         return None
 
     # What the metrics are read from.
@@ -343,7 +350,7 @@ class Pipeline:
         self.ledger.add(series.key_of(failure), natives.time(), trace)
         if wanted:
             self._write(failure, native, None, span, keep=True)
-        return _outcome(failure)
+        return self.outcome_of(failure)
 
     def _span(self) -> tuple[Any, tuple[int, int] | None, bool]:
         """The current span, its ids if it is sampled, and whether a span or the log wants more."""
@@ -450,15 +457,6 @@ def _told(error: BaseException) -> str:
         code = entry.tb_frame.f_code
         where = f" at {code.co_filename}:{entry.tb_lineno} in {code.co_name}"
     return f"{guard.short_name(type(error))}: {guard.message(error, 200)}{where}"
-
-
-def _outcome(failure: Failure) -> str:
-    """The outcome of an attempt that ended so."""
-    if failure.role is Role.ORIGIN:
-        return failure.kind.value
-    if failure.role is Role.CONFIGURED:
-        return series.OK  # the user has said that it is no failure
-    return Role.PROPAGATED.value
 
 
 def _nothing() -> None:

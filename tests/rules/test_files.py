@@ -196,6 +196,7 @@ def test_an_expression_that_ends_soon_is_taken(text: str) -> None:
         "a.*b.*c.*d",
         r"(.+)x\1y",
         "(?:a?){30}a{30}",
+        r"(?:\b){100000000}lost",
         "x" * 501,
         "(" * 200 + ")" * 200 + "*" * 3,
     ],

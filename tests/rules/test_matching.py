@@ -114,6 +114,12 @@ def test_the_short_form_comes_after_the_rules_and_the_nearest_class_wins() -> No
     assert decide(rules, names=MRO[1:]).kind is UNKNOWN
 
 
+def test_an_sdk_class_that_caused_another_decides_nothing_in_the_short_form() -> None:
+    rules = only(flyte__errors__OOMError=USER, flyte__errors__RuntimeSystemError=SYSTEM)
+    cause = type("RuntimeSystemError", (Exception,), {"__module__": "flyte.errors"})
+    assert decide(rules, [cause]).kind is USER
+
+
 def test_what_the_user_s_rule_does_not_give_the_profile_s_gives() -> None:
     users = RuleFile([rule(None, cause="builtins.OSError", owner="data")])
     shipped = RuleFile([rule(cause="builtins.OSError", reason="network")], shipped=True)

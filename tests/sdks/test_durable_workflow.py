@@ -30,7 +30,8 @@ def kind(name: str, **attributes: Any) -> str:
 def fault(name: str, **attributes: Any) -> tuple[str, str]:
     """The kind and the reason."""
     exc = made(name, **attributes)
-    return kind(name, **attributes), adapter.reason(exc) or adapter.rule(type(exc)).reason
+    rule = adapter.rule(type(exc))
+    return kind(name, **attributes), adapter.reason(exc, rule) or rule.reason
 
 
 # fmt: off
@@ -259,7 +260,7 @@ def test_what_went_wrong(name: str, attributes: dict[str, Any], expected: str) -
 
 def test_every_reason_is_one_of_the_words() -> None:
     for name, rule in RULES.items():
-        assert {rule.reason, adapter.reason(made(name))} <= REASONS | {""}, name
+        assert {rule.reason, adapter.reason(made(name), rule)} <= REASONS | {""}, name
 
 
 class StockError(ValueError):
@@ -273,24 +274,14 @@ class StockError(ValueError):
             "ActivityFailed",
             {"exception_class": f"{__name__}.StockError", "exception_type": "StockError"},
             "StockError",
-            (
-                f"{__name__}.StockError",
-                "builtins.ValueError",
-                "builtins.Exception",
-                "builtins.BaseException",
-            ),
+            (f"{__name__}.StockError",),
         ),
         # SDK 0.2.0 tells the type, and the server adds a class of its own.
         (
             "ActivityFailed",
             {"exception_class": "RuntimeException", "exception_type": "TimeoutError"},
             "TimeoutError",
-            (
-                "builtins.TimeoutError",
-                "builtins.OSError",
-                "builtins.Exception",
-                "builtins.BaseException",
-            ),
+            ("TimeoutError",),
         ),
         (
             "WorkflowFailed",
@@ -308,7 +299,7 @@ class StockError(ValueError):
         ("ServerError", {"exception_class": "builtins.ValueError"}, None, ()),
     ],
 )
-def test_a_carrier_has_the_native_class_as_code_and_its_names_for_rules(
+def test_a_carrier_has_the_native_class_as_code_and_its_name_for_rules(
     cls: str, attributes: dict[str, Any], code: object, names: tuple[str, ...]
 ) -> None:
     whole = DurableWorkflow(_errors_of(cls))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import time
 from pathlib import Path
@@ -61,7 +62,7 @@ def torchrun(scratch: Path, failing: str, store: str, **env: str) -> list[dict[s
         for rank in range(RANKS)
     ]
     for number, rank in enumerate(ranks):
-        if not failing or str(number) in failing:
+        if not failing or str(number) in failing + env.get("HANDLING", ""):
             rank.wait(children.TIMEOUT)
     for rank in ranks:
         rank.terminate()
@@ -79,6 +80,14 @@ def test_a_gang_shows_its_failure_once_whichever_ranks_fail(failing: str, tmp_pa
     failures, suppressed, attempts = torchrun(tmp_path / "r", failing, str(tmp_path / "store"))
     assert failures == {VALUE_ERROR: 1, HANDLED: 1}
     assert by_role(suppressed, "peer") == 2 * (len(failing.split()) - 1)
+    assert attempts == {f"{ATTEMPT}|user": 1}
+
+
+def test_what_other_ranks_handle_does_not_hide_the_failure(tmp_path: Path) -> None:
+    store = str(tmp_path / "store")
+    failures, suppressed, attempts = torchrun(tmp_path / "r", "3", store, HANDLING="1 2")
+    assert failures == {VALUE_ERROR: 1, HANDLED: 2}  # NoShard and WarmCache
+    assert by_role(suppressed, "peer") == 1
     assert attempts == {f"{ATTEMPT}|user": 1}
 
 
@@ -130,14 +139,22 @@ def test_other_processes_are_no_ranks_of_flyte(
     assert gang.current() is None
 
 
-def test_an_attempt_s_name_is_a_file_s_name(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_attempt_has_claims_of_its_own_that_are_file_names(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("FLYTE_CLUSTERED_WORKER", "1")
     monkeypatch.setenv("RANK", "0")
-    monkeypatch.setenv("RUN_NAME", "../../etc/ü" + "x" * 1000)
-    rank = gang.current()
-    assert rank is not None
-    assert "/" not in rank.attempt
-    assert len(os.fsencode(rank.attempt)) <= 255
+    monkeypatch.setenv("FLYTE_ATTEMPT_NUMBER", "1")
+    names = set()
+    for run in ("../../etc/ü" + "x" * 1000, "a/b", "a_b"):
+        for attempt in ("1", "2"):
+            monkeypatch.setenv("RUN_NAME", run)
+            monkeypatch.setenv("FLYTE_ATTEMPT_NUMBER", attempt)
+            rank = gang.current()
+            assert rank is not None
+            names |= {rank.claim(), rank.claim("class", "code")}
+    assert len(names) == 3 * 2 * 2
+    assert all(re.fullmatch("[0-9a-f]{64}", name) for name in names)
 
 
 # Claims.

@@ -47,6 +47,11 @@ TASKS = """
     async def fails_in_some_ranks() -> int:
         # As ranks do: whoever fails ends, the others wait for it, and torchrun kills them.
         failing = os.environ["FAILING"].split()
+        if os.environ["RANK"] in os.environ.get("HANDLING", "").split():
+            try:
+                raise flyte.errors.RuntimeSystemError("WarmCache", "handled")
+            except flyte.errors.RuntimeSystemError:
+                return 1
         if os.environ["RANK"] not in failing:
             if failing:
                 await asyncio.Event().wait()

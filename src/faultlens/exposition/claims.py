@@ -10,8 +10,9 @@ from __future__ import annotations
 import contextlib
 import os
 from itertools import islice
+from os import mkdir, readlink, symlink  # the host may put others in their place
 
-from faultlens import natives
+from faultlens import guard, natives
 from faultlens.exposition import sheets
 from faultlens.settings import StorePath
 
@@ -62,8 +63,9 @@ class Claims:
             contextlib.closing(os.scandir(f"{self._place.directory}/{FOLDER}")) as entries,
         ):
             for entry in islice(entries, SWEEP_LIMIT):
-                if entry.stat(follow_symlinks=False).st_mtime < oldest:
-                    os.unlink(f"{FOLDER}/{entry.name}", dir_fd=directory)
+                with contextlib.suppress(FileNotFoundError):  # another process sweeps too
+                    if entry.stat(follow_symlinks=False).st_mtime < oldest:
+                        os.unlink(f"{FOLDER}/{entry.name}", dir_fd=directory)
 
     def _ask(self, name: str, holder: str) -> bool:
         if self._place is None:
@@ -71,12 +73,14 @@ class Claims:
         try:
             with sheets.opened(self._place, make=True) as directory:
                 with contextlib.suppress(FileExistsError):
-                    os.mkdir(FOLDER, 0o700, dir_fd=directory)
+                    mkdir(FOLDER, 0o700, dir_fd=directory)
                 try:
-                    os.symlink(holder, f"{FOLDER}/{name}", dir_fd=directory)
+                    symlink(holder, f"{FOLDER}/{name}", dir_fd=directory)
                 except FileExistsError:
-                    return os.readlink(f"{FOLDER}/{name}", dir_fd=directory) == holder
+                    return readlink(f"{FOLDER}/{name}", dir_fd=directory) == holder
                 self._swept = False
                 return True
-        except OSError:
+        except OSError as error:
+            if guard.of_a_signal(error):
+                raise
             return True

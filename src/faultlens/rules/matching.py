@@ -118,7 +118,9 @@ class RuleFile:
             for number, rule in enumerate(self.rules)
             if rule.causes is not None and rule.causes.match(*names)
         )
-        return _Of(bits, self.nearest(names))
+        # The short form is for native classes here: one of an SDK's decides as the failure's own.
+        of_an_sdk = any(name.rpartition(".")[0] in WATCHED for name in names)
+        return _Of(bits, None if of_an_sdk else self.nearest(names))
 
 
 class _Part(NamedTuple):

@@ -160,7 +160,8 @@ def _start(branch: Any) -> str:
 
 def _cost_of_repeat(least: int, most: int, item: Any) -> tuple[int, int]:
     steps, ways = _cost(item)
-    most = min(int(most), MESSAGE_LIMIT // max(item.getwidth()[0], 1))
+    # The engine goes through all of `least`, of an item that can be empty too.
+    most = max(int(least), min(int(most), MESSAGE_LIMIT // max(item.getwidth()[0], 1)))
     if ways == 1:
         return most * steps + 1, max(most - int(least), 0) + 1
     if most * ways.bit_length() > 64:

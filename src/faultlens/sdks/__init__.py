@@ -120,6 +120,10 @@ class Recorder(Protocol):
         """The outcome of an attempt that this SDK exception ended."""
         ...
 
+    def outcome_of(self, failure: Failure) -> str:
+        """The outcome of an attempt that ended so."""
+        ...
+
 
 class PrivateHook(NamedTuple):
     """A function of an SDK that is not of its public interface, and that an adapter hooks."""
@@ -355,7 +359,7 @@ class Sdk:
             verdict.carries,
             code,
             task=_short(self.task(exc), TASK_LIMIT) or "",
-            reason=decision.reason or self.reason(exc) or known.own.reason,
+            reason=decision.reason or self.reason(exc, known.own) or known.own.reason,
             owner=decision.owner,
         )
         found = self.context(exc) if with_context else None
@@ -455,8 +459,11 @@ class Sdk:
         """The SDK's own rule for a class."""
         raise NotImplementedError
 
-    def reason(self, exc: BaseException) -> str:
-        """What went wrong, where the exception says more than its class; else empty."""
+    def reason(self, exc: BaseException, rule: Rule) -> str:
+        """What went wrong, where the exception says more than its class; else empty.
+
+        rule: the SDK's own for the class.
+        """
         return ""
 
     def identity(self) -> object:

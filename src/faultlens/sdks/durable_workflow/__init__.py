@@ -40,12 +40,12 @@ class DurableWorkflow(Sdk):
     def own_rule(self, cls: type) -> Rule:
         return kinds.rule_for(cls)
 
-    def reason(self, exc: BaseException) -> str:
-        return kinds.reason_of(exc)
+    def reason(self, exc: BaseException, rule: Rule) -> str:
+        return kinds.reason_of(exc, rule)
 
     def native_names(self, exc: BaseException) -> tuple[str, ...]:
         name = natives.name_of(exc) if self._is_carrier(exc) else None
-        return natives.names_of(name) if name is not None else ()
+        return (name,) if name is not None else ()
 
     def code(self, exc: BaseException) -> object:
         """Of a carrier the short name of the native class, as Flyte has it.

@@ -282,7 +282,7 @@ class Attempts:
         else:
             name = failure.get("exception_class") or failure.get("exception_type")
             exc = errors.WorkflowFailed(message, name)
-        return self._sdk.describe(exc, None, with_context=False).kind.value
+        return self._recorder.outcome_of(self._sdk.describe(exc, None, with_context=False))
 
     def _report(self, name: str, outcome: str) -> None:
         try:

@@ -64,9 +64,9 @@ def rule_for(cls: type) -> Rule:
     return Rule(UNKNOWN, "no rule")
 
 
-def reason_of(exc: BaseException) -> str:
-    """What went wrong, where the attributes decide it; else empty: the rule has it."""
-    decide = rule_for(type(exc)).decide
+def reason_of(exc: BaseException, rule: Rule) -> str:
+    """What went wrong, where the attributes decide it; else empty: `rule`, its own, has it."""
+    decide = rule.decide
     return decide.fault(exc)[1] if isinstance(decide, _By) else ""
 
 

@@ -6,14 +6,11 @@ server then puts one of its own there, and `exception_type` beside it is the cla
 
 from __future__ import annotations
 
-import builtins
-import sys
-
 from faultlens import guard
 from faultlens.identity import IdentityMap
 from faultlens.sdks.durable_workflow.raises import plain
 
-__all__ = ["CARRIERS", "class_named", "name_of", "names_of", "of_event", "short_name"]
+__all__ = ["CARRIERS", "name_of", "of_event", "short_name"]
 
 CARRIERS = ("ActivityFailed", "ChildWorkflowFailed", "WorkflowFailed")
 """The classes that stand for whatever failed an activity or a workflow."""
@@ -33,24 +30,3 @@ def name_of(exc: object) -> str | None:
 
 def short_name(name: str) -> str:
     return name.replace("\\", ".").rpartition(".")[2]
-
-
-def names_of(name: str) -> tuple[str, ...]:
-    """The name, and those of its bases if the class is a builtin or in an imported module."""
-    found = class_named(name) if "." in name else getattr(builtins, name, None)
-    if not isinstance(found, type):
-        return (name,)
-    return tuple(guard.class_name(base) for base in guard.mro(found) if base is not object)
-
-
-def class_named(name: str) -> object:
-    """The class of this name in a module that is imported; None if there is none."""
-    parts = name.split(".")
-    for split in range(len(parts) - 1, 0, -1):
-        found: object = sys.modules.get(".".join(parts[:split]))
-        if found is not None:
-            for part in parts[split:]:
-                namespace = guard.attribute(found, "__dict__")
-                found = namespace.get(part) if namespace is not None else None
-            return found
-    return None

@@ -40,6 +40,7 @@ from typing import Any, ClassVar, NamedTuple
 from faultlens import guard
 from faultlens.failure import Kind, Role
 from faultlens.identity import IdentityMap
+from faultlens.rules.patterns import loaded_class
 from faultlens.sdks import CAUSE_LIMIT, Verdict
 from faultlens.sdks.durable_workflow.histories import (
     event_of_child,
@@ -48,7 +49,7 @@ from faultlens.sdks.durable_workflow.histories import (
     told_by_history,
 )
 from faultlens.sdks.durable_workflow.memory import LIMIT, Bounded, Claims
-from faultlens.sdks.durable_workflow.natives import class_named, name_of, of_event
+from faultlens.sdks.durable_workflow.natives import name_of, of_event
 from faultlens.sdks.durable_workflow.raises import (
     CLIENT,
     ERRORS,
@@ -430,10 +431,10 @@ class Roles:
             return False  # thrown into the workflow: it did not count there
         if module in ("", ERRORS):
             return short in self._short_names or name in self._user_classes
-        return name in self._user_classes or self._is_ours(class_named(name))
+        return name in self._user_classes or self._is_ours(loaded_class(name))
 
-    def _is_ours(self, cls: object) -> bool:
-        return isinstance(cls, type) and any(
+    def _is_ours(self, cls: type | None) -> bool:
+        return cls is not None and any(
             guard.class_name(base) in self._classes for base in guard.mro(cls)
         )
 

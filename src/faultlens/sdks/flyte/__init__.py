@@ -256,6 +256,7 @@ _CONTROLLERS = frozenset(
         "flyte._internal.controllers.remote._r_controller",
     }
 )
+_FAILED = frozenset(kind.value for kind in Kind)
 _CHILD_ENDED = ("ActionAbortedError", "RunAbortedError", "TaskTimeoutError")
 """What a controller raises itself when the server reports that a child ended so."""
 
@@ -293,7 +294,7 @@ class Flyte(Sdk):
             return backend.read(code, guard.message(exc, _MESSAGE_LIMIT)).code
         return code
 
-    def reason(self, exc: BaseException) -> str:
+    def reason(self, exc: BaseException, rule: Rule) -> str:
         rebuilt = self._rebuilt.get(exc)
         if rebuilt is None:
             return ""
@@ -327,25 +328,43 @@ class Flyte(Sdk):
             "flyte.version": guard.attribute(task, "version"),
         }
 
-    def _describe(self, exc: BaseException, *args: Any) -> Failure:
-        failure = super()._describe(exc, *args)
+    def _describe(
+        self,
+        exc: BaseException,
+        known: Any,
+        verdict: Verdict,
+        with_context: bool,
+        first: BaseException,
+        links: Any,
+    ) -> Failure:
+        failure = super()._describe(exc, known, verdict, with_context, first, links)
         if issubclass(type(exc), getattr(self.errors, "GPUFaultError", ())):
             sick = stable_worker(guard.attribute(exc, "node"))
             failure = failure._replace(worker=sick or failure.worker)
-        if failure.role is Role.ORIGIN and not self._is_first_of_its_ranks():
+        # A native exception ends the attempt; what is raised may be handled.
+        of = (failure.type, failure.code or "") if exc is first else ()
+        if failure.role is Role.ORIGIN and not self._is_first_of_its_ranks(*of):
             why = "another rank of the attempt has counted"
             failure = failure._replace(role=Role.PEER, why=why)
         return failure
 
-    def _is_first_of_its_ranks(self) -> bool:
+    def _is_first_of_its_ranks(self, *of: str) -> bool:
         rank = self._current_rank()
-        return rank is None or self.claim(*rank)
+        return rank is None or self.claim(rank.claim(*of), rank.number)
 
     def _current_rank(self) -> gang.Rank | None:
         pid = os.getpid()
         if self._rank[0] != pid:  # a launcher may set the environment after it forked
             self._rank = pid, gang.current()
         return self._rank[1]
+
+    def native_names(self, exc: BaseException) -> tuple[str, ...]:
+        # The copy of a native exception has its short name, which is enough for a built-in class.
+        rebuilt = self._rebuilt.get(exc)
+        if rebuilt is None or rebuilt.source is _Source.BACKEND:
+            return ()
+        code = guard.text(guard.attribute(exc, "code"), 64)
+        return (code,) if code else ()
 
     def ended_unseen(self, exc: BaseException, failure: Failure) -> tuple[object, str] | None:
         child = self._children.get(exc)
@@ -476,7 +495,7 @@ class Flyte(Sdk):
             token = _attempt.set(attempt)
             try:
                 result = await original(*args, **kwargs)
-                if attempt.outcome is None and result[1] is None:
+                if attempt.outcome is None and _error_of(result) is None:
                     attempt.outcome = "ok"
                 return result
             except (asyncio.CancelledError, GeneratorExit):
@@ -503,8 +522,9 @@ class Flyte(Sdk):
         async def run_task(*args: Any, **kwargs: Any) -> Any:
             result = await original(*args, **kwargs)
             attempt = _attempt.get()
-            if attempt is not None and attempt.outcome is None and result[1] is not None:
-                attempt.outcome = recorder.outcome(result[1])
+            error = _error_of(result)
+            if attempt is not None and attempt.outcome is None and error is not None:
+                attempt.outcome = recorder.outcome(error)
             return result
 
         alone = self._attempting(run_task, recorder)
@@ -521,9 +541,9 @@ class Flyte(Sdk):
             return
         rank = self._current_rank()
         if rank is not None:
-            # Of the ranks that end well the first counts, of the others who claimed the failure.
-            counts = rank.number == "0" if attempt.outcome == "ok" else self.claim(*rank)
-            if not counts:
+            # Of the ranks that fail the first one counts the attempt, of the others rank 0.
+            fails = attempt.outcome in _FAILED
+            if not (self._is_first_of_its_ranks() if fails else rank.number == "0"):
                 return
         recorder.attempted(self, attempt.task, attempt.outcome)
 
@@ -616,6 +636,11 @@ class _Observer:
     def step_span(self, info: Any, recorder: Any) -> AbstractContextManager[object]:
         """A step's exception goes on into the task, which may handle it."""
         return nullcontext()
+
+
+def _error_of(result: Any) -> Any:
+    """The error in what the task runner returns: outputs, error."""
+    return result[1] if type(result) is tuple and len(result) == 2 else None
 
 
 def _observers() -> tuple[Any, Any] | None:

@@ -1,13 +1,14 @@
 """Clustered tasks: many processes, the ranks, run one attempt and fail together.
 
-The failure of an attempt is one, whichever ranks raise it. The first that fails claims the attempt,
-and what it raises counts; what the others raise are `faultlens.failure.Role.PEER`.
+The failure that ends an attempt is one, whichever ranks it ends. The first rank that it ends claims
+it and counts; those of the others are `faultlens.failure.Role.PEER`. What a rank raises as an SDK
+exception may be handled, so it is claimed by its class and code, apart from the attempt's end.
 """
 
 from __future__ import annotations
 
 import os
-import re
+from hashlib import sha256
 from typing import NamedTuple
 
 __all__ = ["Rank", "current"]
@@ -22,17 +23,18 @@ _ATTEMPT = (
     "JOBSET_RESTART_ATTEMPT",
     "TORCHELASTIC_RESTART_COUNT",
 )
-_UNSAFE = re.compile(r"[^A-Za-z0-9_.-]")
-_NAME_LIMIT = 200
-"""Of a file name, in characters."""
+_environ = os.environ  # the host may put something else in its place
 
 
 class Rank(NamedTuple):
     """A process of a clustered attempt."""
 
-    attempt: str
-    """The attempt, as a file name."""
+    attempt: tuple[str, ...]
     number: str
+
+    def claim(self, *of: str) -> str:
+        """The name of a claim, as a file name. Of what: nothing for the attempt's end."""
+        return sha256("\0".join((*self.attempt, *of)).encode("utf-8", "replace")).hexdigest()
 
 
 def current() -> Rank | None:
@@ -41,11 +43,9 @@ def current() -> Rank | None:
     As Flyte knows it (``flyte._internal.runtime.io``): its launcher sets FLYTE_CLUSTERED_WORKER,
     torchrun TORCHELASTIC_RUN_ID.
     """
-    environ = os.environ
-    if not (environ.get("FLYTE_CLUSTERED_WORKER") or environ.get("TORCHELASTIC_RUN_ID")):
+    if not (_environ.get("FLYTE_CLUSTERED_WORKER") or _environ.get("TORCHELASTIC_RUN_ID")):
         return None
-    number = environ.get("RANK")
-    if not number or not environ.get("RUN_NAME"):
+    number = _environ.get("RANK")
+    if not number or not _environ.get("RUN_NAME"):
         return None
-    parts = (_UNSAFE.sub("_", environ.get(name, "")) for name in _ATTEMPT)
-    return Rank("+".join(parts)[:_NAME_LIMIT], number)
+    return Rank(tuple(_environ.get(name, "") for name in _ATTEMPT), number)
