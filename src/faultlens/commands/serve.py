@@ -11,6 +11,7 @@ import platform
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from types import FrameType
 
 from faultlens import __version__, settings
@@ -68,7 +69,7 @@ def _serve(wanted: Settings) -> int:
         __version__,
         lambda: ledgers.identity,
     )
-    end = _end_by_signal()
+    wait_for_the_end = _end_by_signal()
     taken = endpoint.bind_error(wanted.host, wanted.port)
     if taken is not None:
         _refuse_unless_served(taken, wanted, ledgers.identity)
@@ -81,7 +82,7 @@ def _serve(wanted: Settings) -> int:
         print(f"{url} has the counts in {wanted.store.directory}; Ctrl-C ends it.", flush=True)
     else:
         print(f"{url} has them already, by another process; this one stands by.", flush=True)
-    end.wait()
+    wait_for_the_end()
     background.stop(patience=10)
     return 0
 
@@ -105,12 +106,18 @@ def _refuse_unless_served(error: OSError, wanted: Settings, store: str) -> None:
         raise _Refused(f"{where} is taken by {who}. Choose another with --port")
 
 
-def _end_by_signal() -> threading.Event:
-    end = threading.Event()
+def _end_by_signal() -> Callable[[], object]:
+    """Returns what waits for SIGTERM or Ctrl-C.
+
+    Not an Event: its lock may be held by the thread in which the handler would wait for it.
+    """
+    lock = threading.Lock()
+    lock.acquire()
 
     def handler(number: int, frame: FrameType | None) -> None:
-        end.set()
+        if lock.locked():
+            lock.release()
 
     signal.signal(signal.SIGTERM, handler)
     signal.signal(signal.SIGINT, handler)
-    return end
+    return lock.acquire
