@@ -62,7 +62,15 @@ def test_any_other_program_does(tmp_path: Path) -> None:
         ("-m", "tests.sdks.durable_flows", "an update that nobody declared"),
         ("-m", "benchmarks.run", "--help"),
         ("-c", f"import benchmarks.run\n{FAILS}"),
-        ("-m", "pytest", "-p", "no:cacheprovider", "tests/test_rules.py", "-k", "moves_a_class"),
+        (
+            "-m",
+            "pytest",
+            "-p",
+            "no:cacheprovider",
+            "tests/rules/test_programs.py",
+            "-k",
+            "moves_a_class",
+        ),
     ],
     ids=lambda args: args[1].split()[-1],
 )

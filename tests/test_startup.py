@@ -235,7 +235,7 @@ def test_what_was_raised_and_not_yet_seen_is_counted_by_disable() -> None:
             ledger = pipeline.running().ledger
             faultlens.disable()
             inside.report([[*key, count.number] for key, count in ledger.own().items()])
-        """) == [["failures", "flyte.errors.OOMError", "user", "w", "OOM", 1]]
+        """) == [["failures", "flyte.errors.OOMError", "user", "w", "OOM", "", "oom", "", 1]]
 
 
 def test_counts_go_on_where_disable_left_them() -> None:

@@ -81,5 +81,5 @@ def test_no_page_fails(variable: str, value: str, worker: str, store: str, tmp_p
     line = f"faultlens_failures_total{{{labels}}} 1.0"
     assert line in ours
     assert hosts.count(line) == 2
-    issue = 'class="module?.Mine?",code="CODE?",task="",kind="user",reason="",owner=""'
+    issue = 'class="module?.Mine?",code="CODE?",kind="user",owner="",reason="",task=""'
     assert f"faultlens_issues_total{{{issue}}} 1.0" in ours

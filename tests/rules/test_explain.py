@@ -59,6 +59,14 @@ def test_the_sdk_s_own_word_decides_where_no_rule_does(env: dict[str, str | None
     assert "line 9: code E*, message no space" in found["owner"]["by"]
 
 
+@pytest.mark.parametrize("suppressed", ["flyte.errors.BaseRuntimeError", "builtins.LookupError"])
+def test_says_what_is_not_counted(suppressed: str) -> None:
+    env = {"FAULTLENS_SUPPRESS": suppressed}
+    args = ("RuntimeUserError", "--cause", "KeyError", "--json")
+    found = json.loads(command("explain", *args, env=env).stdout)
+    assert found["counts"] == {"value": "no", "by": f"FAULTLENS_SUPPRESS has {suppressed}"}
+
+
 def test_the_profile_decides_by_the_bases_of_a_built_in_class() -> None:
     done = command(
         "explain", USER_ERROR, "--cause", "BrokenPipeError", env={"FAULTLENS_PROFILE": "operator"}

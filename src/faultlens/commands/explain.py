@@ -6,7 +6,7 @@ import builtins
 import importlib
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -43,6 +43,7 @@ def explain(name: str, cause: str, code: str, message: str, *, as_json: bool) ->
         note = f"{cause} cannot be imported here, so its bases are not known{_hint(cause)}"
         print(f"faultlens explain: {note}", file=sys.stderr)
     rows = list(_rows(*found, in_force, cause, code, message))
+    rows += _suppressed(found[1], chosen.suppress, in_force, cause)
     if as_json:
         print(json.dumps({row.what: {"value": row.value, "by": row.by} for row in rows}, indent=2))
     else:
@@ -94,10 +95,10 @@ def _rows(
         texts = (message[:MESSAGE_LIMIT],) if message else ()
         matching.extend(candidates.matching(links, code or None, lambda: texts))
     own = sdk.own_rule(cls)
-    by_itself = f"{sdk.distribution} {sdk.version}: {own.why}"
+    of_sdk = f"{sdk.distribution} {sdk.version}"
     for what, of_the_sdk, by in (
-        ("kind", "/".join(kind.value for kind in own.kinds), by_itself),
-        ("reason", own.reason, by_itself if own.reason else "nothing gives one"),
+        ("kind", "/".join(kind.value for kind in own.kinds), f"{of_sdk}: {own.why}"),
+        ("reason", own.reason, of_sdk if own.reason else "nothing gives one"),
         ("owner", own.owner, "nothing gives one"),
     ):
         given = ((str(getattr(rule.gives, what) or ""), rule) for rule in matching)
@@ -107,3 +108,15 @@ def _rows(
         else:
             value = getattr(rule.gives, what)
             yield _Row(what, getattr(value, "value", value), f"{rule.where}: {rule}")
+
+
+def _suppressed(
+    cls: type[BaseException], suppress: Collection[str], in_force: rules.Rules, cause: str
+) -> Iterator[_Row]:
+    names = [*map(guard.class_name, guard.mro(cls))]
+    if cause:
+        names += in_force.named(cause).names
+    for name in suppress:
+        if full_name(name) in names:
+            yield _Row("counts", "no", f"FAULTLENS_SUPPRESS has {name}")
+            return

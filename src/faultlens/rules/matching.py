@@ -212,8 +212,9 @@ class Candidates(NamedTuple):
         """
         found: set[Kind | None] = set()
         for part in self.parts:
-            found.update(rule.gives.kind for rule in part.may_match())
-            if part.last is not None and part.last.gives.kind is not None:
+            given = {rule.gives.kind for rule in part.may_match()}
+            found |= given
+            if part.last is not None and None not in given:
                 break
         else:
             found.update(own)
