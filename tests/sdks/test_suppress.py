@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from tests import children
@@ -56,3 +58,23 @@ def test_a_name_that_is_no_class_is_one_warning() -> None:
         "FAULTLENS_SUPPRESS: flyte.errors.OOMErorr changes nothing: the installed flyte "
         in done.stderr
     )
+
+
+def test_an_attempt_ends_well_where_what_ended_it_is_no_failure() -> None:
+    pytest.importorskip("durable_workflow")
+    done = children.run(
+        """
+        import sys
+        sys.path.insert(0, sys.argv[1])
+        import inside
+        from tests.sdks.durable_flows import FLOWS
+        FLOWS["a caught activity failure and three more activities"].happen()
+        inside.report([inside.failures(), inside.samples("faultlens_attempts_total")])
+        """,
+        str(children.TESTS.parent),
+        env={"FAULTLENS_SUPPRESS": "ValueError"},
+    )
+    failures, attempts = json.loads(done.stdout.splitlines()[-1])
+    assert failures == {}
+    assert attempts["durable_workflow|break|ok"] == 1
+    assert not any(series.endswith("|user") for series in attempts)
