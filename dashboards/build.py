@@ -21,7 +21,6 @@ from grafana_foundation_sdk.models import (
     dashboard,
     prometheus,
     stat,
-    statetimeline,
     table,
     tempo,
     text,
@@ -78,132 +77,69 @@ NOTICE = "#C04FA5"  # somebody should look, though nothing of theirs failed
 METRICS = common.DataSourceRef(type_val="prometheus", uid="${datasource}")
 TRACES = common.DataSourceRef(type_val="tempo", uid="${traces}")
 
-RANGE = "$__range"
-STEP = "$__interval"
-SECONDS = {RANGE: "$__range_s", STEP: "$__interval_ms / 1000"}
-FROM = "${__from:date:seconds}"
-TO = "${__to:date:seconds}"
-AT_END = " @ end()"
+# What prometheus/faultlens.rules.yml records: exact increases of each minute, which add up.
+FAILURES = "faultlens:failures:increase1m"
+ISSUES = "faultlens:issues:increase1m"
+ATTEMPTS = "faultlens:attempts:increase1m"
+SUPPRESSED = "faultlens:suppressed:increase1m"
+BY_WORKER = "job_worker:faultlens_failures:increase1h"
+BUDGET = "faultlens:error_budget:ratio"
+
+RANGE, STEP, BEFORE = "[$__range]", "[$__interval]", "[$__range] offset $__range"
+CHOSEN = ("job", "worker", "class")
+"""The variables that filter failures."""
+INFO = "faultlens_info"
 
 
-class Counter(NamedTuple):
-    """A counter ``faultlens_<name>_total``, and which variables are labels of it."""
-
-    name: str
-    variables: Sequence[str]
-    filters: Sequence[str] = ()
-    """Other matchers of its series."""
-
-
-FAILURES = Counter(name="failures", variables=["job", "worker", "class"])
-SUPPRESSED = Counter(name="suppressed", variables=["job", "worker", "class"])
-CODES = Counter(name="issues", variables=["job", "class"], filters=['code!=""'])
-DROPPED = Counter(name="dropped", variables=["job"])
-
-
-def series(
-    name: str,
-    *,
-    variables: Sequence[str] = ("job",),
-    kind: Kind | None = None,
-    filters: Sequence[str] = (),
-) -> str:
+def series(name: str, *filters: str, variables: Sequence[str] = CHOSEN) -> str:
     """A selector that the variables filter.
 
     Their values are regular expressions in backquotes: what Grafana's ``:regex`` escapes needs no
     second escaping there, and a name may hold quotes and backslashes.
     """
     matchers = [f"{label}=~`${{{label}:regex}}`" for label in variables]
-    if kind is not None:
-        matchers.append(f'kind="{kind.name}"')
     return f"{name}{{{', '.join((*matchers, *filters))}}}"
 
 
-def count(counter: Counter, *, window: str = RANGE, kind: Kind | None = None, at: str = "") -> str:
-    """By how much each series of a counter grew within the window: exactly.
-
-    Not ``increase()``: it extrapolates (8 become 8.3), and does not see the first value of a series
-    that is born above 0, as those of your own classes and of new codes are. But what the series had
-    last, less what it had when the window began. No plain offset tells that: a scrape that failed
-    just then would hide it. If the series was not there yet, it began
-
-    - at its first value, if it was in every scrape of a target that was not there either: what it
-      had before is none of this window's;
-    - else at 0: it came after its target, or says itself that it was born since, or its target has
-      no ``up``, is not scraped but pushed, and so is one process, which counts from 0.
-
-    Where a counter was reset, ``increase()`` does know what to add, and is rounded. Where that was
-    before its first value in the window, this is less than it had before: it began at 0, too.
-
-    Most series are 0 for ever. That they are left out where they change nothing (``> 0``) halves
-    the cost: of 17,400 series, 300 workers with 58 classes, a graph takes 3 to 5 seconds on a
-    small machine.
-
-    at: `AT_END` for the window at the end of the range, whatever the step.
-    """
-    counted, born = (
-        series(
-            f"faultlens_{counter.name}_{suffix}",
-            variables=counter.variables,
-            kind=kind,
-            filters=counter.filters,
-        )
-        for suffix in ("total", "created")
-    )
-    scrapes = f"max by (job, instance) (sum_over_time({series('up')}[{window}]{at}))"
-    before = f"last_over_time({series('faultlens_failures_total')}[5m]{at} offset {window})"
-    now = TO if at else "time()"
-    return f"""\
-round(increase({counted}[{window}]{at}) and resets({counted}[{window}]{at}) > 0)
-or (last_over_time({counted}[{window}]{at}) > 0) - (
-  last_over_time({counted}[5m]{at} offset {window}) > 0 <= min_over_time({counted}[{window}]{at})
-  or min_over_time({counted}[{window}]{at})
-    and count_over_time({counted}[{window}]{at}) == on (job, instance) group_left () (
-      {scrapes} unless on (job, instance) {before}
-    )
-    unless last_over_time({born}[{window}]{at}) > {now} - {SECONDS[window]}
-)
-or last_over_time({counted}[{window}]{at})"""
+def of_job(name: str, *filters: str) -> str:
+    return series(name, *filters, variables=["job"])
 
 
-def total(what: str, *, by: str = "") -> str:
-    """The sum of it, for each value of those labels."""
-    return f"{f'sum by ({by}) ' if by else 'sum'}(\n{indented(what)}\n)"
+def of_issues(*filters: str) -> str:
+    return series(ISSUES, *filters, variables=["job", "class"])
 
 
-def or_zero(what: str) -> str:
-    return f"{what} or vector(0)"
+def count(selector: str, *, by: str = "", within: str = RANGE) -> str:
+    """How often something happened in the time range: the sum of what each minute recorded."""
+    return f"{f'sum by ({by}) ' if by else 'sum'}(sum_over_time({selector}{within}))"
 
 
-def change(what: str) -> str:
-    """`what`, which counts in the range, less the same in the range before.
-
-    An offset cannot be twice the range, but a subquery of a single instant is offset as a whole.
-    """
-    return f"({what})\n- last_over_time(\n  ({what})[1ms:1ms] offset {RANGE}\n)"
+def or_zero(what: str, within: str = "") -> str:
+    """0 where there is nothing, but only if the rules are loaded."""
+    zero = f"last_over_time({BUDGET}{within})" if within else BUDGET
+    return f"{what} or 0 * max({zero})"
 
 
-def busiest(number: int) -> str:
-    """The workers with the most failures in the range."""
-    return f"topk({number}, {total(count(FAILURES, at=AT_END), by='worker')} > 0)"
+def kind_is(kind: Kind) -> str:
+    return f'kind="{kind.name}"'
 
 
-def indented(what: str) -> str:
-    return "\n".join(f"  {line}" for line in what.splitlines())
+def share_of_attempts(within: str = RANGE) -> str:
+    """The share that the platform failed; 0 where it failed none."""
+    failed = count(of_job(ATTEMPTS, 'outcome="system"'), within=within)
+    every = count(of_job(ATTEMPTS), within=within)
+    return f"({failed} or 0 * {every}) / {every}"
 
 
-INFO = series("faultlens_info")
-LAST_FAILURE = series(
-    "faultlens_last_failure_timestamp_seconds", variables=["job", "worker", "class"]
-)
-# In milliseconds, as Grafana wants them. The first in the range is the least of the last ones that
-# were known at its steps or are known at its end.
-LAST_SEEN = f"1000 * (last_over_time({LAST_FAILURE}[{RANGE}]) >= {FROM})"
-FIRST_SEEN = f"""\
-1000 * (
-  min_over_time(({LAST_FAILURE} >= {FROM})[{RANGE}:{STEP}])
-  or last_over_time({LAST_FAILURE}[{RANGE}]) >= {FROM}
-)"""
+def highest(number: int, what: str) -> str:
+    return f"sort_desc(topk({number}, {what} > 0))"
+
+
+def seen(selector: str, *, by: str = "", last: bool = False) -> str:
+    """When something happened first or last in the time range, to the minute, in milliseconds."""
+    pick = "max" if last else "min"
+    times = f"timestamp({selector}) >= ${{__from:date:seconds}}"
+    return f"1000 * {pick}{f' by ({by}) ' if by else ''}({pick}_over_time(({times})[$__range:1m]))"
 
 
 def instant(expr: str, *, legend: str = "__auto", ref: str = "A") -> prometheus.Dataquery:
@@ -226,10 +162,12 @@ def rows(expr: str, *, ref: str) -> prometheus.Dataquery:
     return query
 
 
-def steps(expr: str, *, legend: str, exemplars: bool = False) -> prometheus.Dataquery:
+def steps(
+    expr: str, *, legend: str, ref: str = "A", exemplars: bool = False
+) -> prometheus.Dataquery:
     """The values at each step of the range."""
     return prometheus.Dataquery(
-        ref_id="A",
+        ref_id=ref,
         datasource=METRICS,
         editor_mode=prometheus.QueryEditorMode.CODE,
         expr=expr,
@@ -238,6 +176,12 @@ def steps(expr: str, *, legend: str, exemplars: bool = False) -> prometheus.Data
         exemplar=exemplars,
         legend_format=legend,
     )
+
+
+# What is recorded has no exemplars. This finds those of the counter, and no value.
+EXEMPLARS = steps(
+    f"{series('faultlens_failures_total')} < 0", legend="Exemplar", ref="B", exemplars=True
+)
 
 
 def origins(condition: str) -> str:
@@ -297,8 +241,14 @@ def shown(control: Control) -> Control:
 # ---- How it is shown
 
 COUNT = "locale"  # all digits, where "short" makes 12 K of 12,345
-NO_FAILURES = "No failures recorded"
-NO_NEW_FAILURE = "Raised exceptions that are no new failure (carriers, replays, ...) are excluded."
+NOT_LOADED = "or faultlens.rules.yml is not in rule_files of Prometheus"
+NO_FAILURES = f"No failures, {NOT_LOADED}"
+NOTHING_SUPPRESSED = f"Nothing suppressed, {NOT_LOADED}"
+NOT_COUNTED = "Raised exceptions that are not counted again (carriers, replays, ...) are excluded."
+RULES_NEEDED = (
+    "If the rules are not loaded: `faultlens dashboards DIR` writes faultlens.rules.yml, for "
+    "`rule_files` in Prometheus' configuration."
+)
 BARS = 60  # at most, beside each other
 
 BY_THRESHOLDS = dashboard.FieldColor(mode=dashboard.FieldColorModeId.THRESHOLDS)
@@ -376,6 +326,7 @@ def panel(
     transformations: Sequence[dashboard.DataTransformerConfig] = (),
     points: int | None = None,
     custom: object = None,
+    name: str | None = None,
 ) -> dashboard.Panel:
     """A panel, with all that each must have; unless told otherwise, its values are counts.
 
@@ -391,12 +342,14 @@ def panel(
         options=options,
         transformations=list(transformations),
         max_data_points=points,
+        interval="1m",  # the rules record a value for each minute
         field_config=dashboard.FieldConfigSource(
             defaults=dashboard.FieldConfig(
                 unit=unit,
                 decimals=decimals,
                 min_val=lowest,
                 max_val=highest,
+                display_name=name,
                 no_value=nothing,
                 color=color,
                 thresholds=colors or thresholds(PLAIN),
@@ -423,10 +376,8 @@ def number(
     overrides: Iterable[Override] = (),
     links: Sequence[dashboard.DashboardLink] = (),
     names: bool = False,
-    solid: bool = False,
 ) -> dashboard.Panel:
-    """A big number, or several with their `names`; `solid`: on a ground of its colour."""
-    mode = common.BigValueColorMode
+    """A big number, or several with their `names`."""
     name_mode = common.BigValueTextMode
     return panel(
         "stat",
@@ -443,7 +394,7 @@ def number(
         links=links,
         options=stat.Options(
             graph_mode=common.BigValueGraphMode.NONE,
-            color_mode=mode.BACKGROUND_SOLID if solid else mode.VALUE,
+            color_mode=common.BigValueColorMode.VALUE,
             text_mode=name_mode.VALUE_AND_NAME if names else name_mode.VALUE,
             justify_mode=common.BigValueJustifyMode.CENTER,
             reduce_options=LAST_VALUE,
@@ -455,7 +406,7 @@ def counts_over_time(
     *,
     title: str,
     description: str,
-    target: prometheus.Dataquery,
+    targets: Sequence[Dataquery],
     nothing: str = NO_FAILURES,
     overrides: Iterable[Override] = (),
     links: Sequence[dashboard.DashboardLink] = (),
@@ -469,9 +420,9 @@ def counts_over_time(
         "timeseries",
         title=title,
         description=description,
-        targets=[target],
+        targets=targets,
         nothing=nothing,
-        color=dashboard.FieldColor(mode=dashboard.FieldColorModeId.SHADES, fixed_color=PLAIN),
+        color=dashboard.FieldColor(mode=dashboard.FieldColorModeId.PALETTE_CLASSIC),
         overrides=overrides,
         links=links,
         points=BARS,
@@ -518,6 +469,7 @@ def bars(
         nothing=nothing,
         colors=colors,
         links=links,
+        name="${__series.name}",  # also where there is only one
         options=bargauge.Options(
             display_mode=common.BarGaugeDisplayMode.BASIC,
             value_mode=common.BarGaugeValueMode.TEXT,
@@ -637,43 +589,40 @@ def beside(strip: Strip, *, y: int, ids: Iterator[int]) -> list[dashboard.Panel]
 
 
 def overview() -> dashboard.Dashboard:
-    """How many failures, whose, is it getting worse, which class, since when."""
-    changes = [
-        instant(
-            change(or_zero(total(count(FAILURES, kind=kind)))), legend=kind.name, ref=kind.title
-        )
-        for kind in KINDS
-    ]
-    getting_worse = number(
-        title="Change",
+    """Whose fault, is it getting worse, since when, and what."""
+    before = number(
+        title="The range before",
         description=(
-            "Failures in the time range, less those in the range of the same length before it: "
-            f"above 0 it is getting worse. {NO_NEW_FAILURE}"
+            "Failures in the time range of the same length just before. "
+            f"{RULES_NEEDED} {NOT_COUNTED}"
         ),
-        targets=changes,
-        lowest=None,
-        overrides=[
-            *KIND_COLORS,
-            override("byValue", last_value("gt", 0), {"unit": "prefix:+"}),
-            override("byValue", last_value("lte", 0), {"color": fixed(ZERO)}),
+        targets=[
+            instant(
+                or_zero(count(series(FAILURES, kind_is(kind)), within=BEFORE), within=BEFORE),
+                legend=kind.name,
+                ref=kind.title,
+            )
+            for kind in KINDS
         ],
+        nothing="Not recorded",
+        colors=thresholds(ZERO),
+        overrides=[override("byName", k.name, {"displayName": k.title}) for k in KINDS],
         names=True,
     )
-    unknown, every = total(count(FAILURES, kind=UNKNOWN)), total(count(FAILURES))
-    unknown_share = number(
-        title="Unknown share",
+    share = number(
+        title="Attempts the platform failed",
         description=(
-            "Which part of the failures in the time range is of unknown kind; 0 if nothing failed. "
-            f"From 10 % on, the rules are out of date. {NO_NEW_FAILURE}"
+            "Attempts of tasks, activities and workflow runs in the time range that ended with a "
+            "system failure, as a share of all attempts. Failures outside of attempts are "
+            "excluded. All workers and classes are included, whichever are chosen. "
+            f"{RULES_NEEDED}"
         ),
-        targets=[instant(or_zero(f"{unknown}\n/ ({every} > 0)"), legend="Unknown share")],
+        targets=[instant(share_of_attempts(), legend="Attempts the platform failed")],
         unit="percentunit",
-        decimals=1,
+        decimals=2,
         highest=1,
-        nothing="0 %",
-        colors=thresholds(ZERO, (0.1, UNKNOWN.color)),
+        nothing="No attempts",
     )
-    any_metric = f"{INFO} or {series('faultlens_failures_total')}"
     reporting = number(
         title="Reporting",
         description=(
@@ -681,7 +630,11 @@ def overview() -> dashboard.Dashboard:
             "zeros beside it mean nothing. Targets without faultlens are excluded."
         ),
         targets=[
-            instant(or_zero(f"count(group by (job, instance) ({any_metric}))"), legend="Reporting")
+            instant(
+                f"count(group by (job, instance) ({of_job(INFO)} or "
+                f"{of_job('faultlens_failures_total')})) or vector(0)",
+                legend="Reporting",
+            )
         ],
         colors=thresholds(NOTICE, (1, ZERO)),
         links=[board_link("Health of faultlens", to=WORKERS)],
@@ -689,33 +642,32 @@ def overview() -> dashboard.Dashboard:
     by_kind = counts_over_time(
         title="Failures by kind",
         description=(
-            "Each bar counts the failures of its interval; the dots are exemplars, each of which "
-            f"leads to a trace. {NO_NEW_FAILURE}"
+            "Each bar counts the failures of its interval. The dots are exemplars, each of which "
+            f"leads to a trace. {NOT_COUNTED}"
         ),
-        target=steps(
-            total(count(FAILURES, window=STEP), by="kind"), legend="{{kind}}", exemplars=True
-        ),
+        targets=[
+            steps(count(series(FAILURES), by="kind", within=STEP), legend="{{kind}}"),
+            EXEMPLARS,
+        ],
         overrides=KIND_COLORS,
         legend=common.LegendPlacement.BOTTOM,
     )
     return board(
         uid=OVERVIEW,
-        title="Overview",
-        description="How many failures, whose, is it getting worse, which class, since when.",
+        title="overview",
+        description="Whose fault, is it getting worse, since when, and what failed.",
         parts=[
             Strip(
                 height=4,
                 panels=[
-                    (4, failures_of(SYSTEM)),
-                    (3, failures_of(UNKNOWN)),
-                    (3, failures_of(USER)),
-                    (7, getting_worse),
-                    (4, unknown_share),
+                    *((4, failures_of(kind)) for kind in KINDS),
+                    (5, before),
+                    (4, share),
                     (3, reporting),
                 ],
             ),
-            Strip(height=8, panels=[(16, by_kind), (8, who_acts())]),
-            Strip(height=11, panels=[(24, issues())]),
+            Strip(height=7, panels=[(15, by_kind), (9, attempts_over_time())]),
+            Strip(height=10, panels=[(24, issues())]),
         ],
     )
 
@@ -725,101 +677,112 @@ def failures_of(kind: Kind) -> dashboard.Panel:
     return number(
         title=kind.title,
         description=(
-            f"How often, in the time range, {kind.meaning}. {kind.who_acts} An exact count. "
-            f"{NO_NEW_FAILURE}"
+            f"How often, in the time range, {kind.meaning}. {kind.who_acts} An exact count, a "
+            f"minute late. {RULES_NEEDED} {NOT_COUNTED}"
         ),
-        targets=[instant(or_zero(total(count(FAILURES, kind=kind))), legend=kind.title)],
+        targets=[
+            instant(or_zero(count(series(FAILURES, kind_is(kind)))), legend=kind.title),
+        ],
+        nothing="Rules not loaded",
         colors=thresholds(ZERO, (1, kind.color)),
         links=[
             traces_link(f"Traces of {kind.name} failures", traceql=origins(condition)),
             board_link("Workers", to=WORKERS),
         ],
-        solid=kind is SYSTEM,
     )
 
 
-def who_acts() -> dashboard.Panel:
-    return words(
-        title="Whose fault, and who acts",
-        description="What the kinds mean. The SDK gives them, or faultlens, or your rules.",
-        content="\n\n".join(f"**{kind.title}**: {kind.meaning}. {kind.who_acts}" for kind in KINDS),
+def attempts_over_time() -> dashboard.Panel:
+    return panel(
+        "timeseries",
+        title="Share of attempts the platform failed",
+        description=(
+            "In each interval: attempts that ended with a system failure, divided by all attempts. "
+            "Failures outside of attempts are excluded. All workers and classes are included."
+        ),
+        targets=[steps(share_of_attempts(STEP), legend="Platform")],
+        unit="percentunit",
+        decimals=None,
+        nothing=f"No attempts, {NOT_LOADED}",
+        color=fixed(SYSTEM.color),
+        points=BARS,
+        custom=common.GraphFieldConfig(
+            draw_style=common.GraphDrawStyle.LINE,
+            line_width=2,
+            fill_opacity=10,
+            show_points=common.VisibilityMode.AUTO,
+            axis_soft_max=0.01,
+        ),
+        options=timeseries.Options(
+            legend=common.VizLegendOptions(
+                show_legend=False,
+                display_mode=common.LegendDisplayMode.HIDDEN,
+                placement=common.LegendPlacement.BOTTOM,
+            ),
+            tooltip=common.VizTooltipOptions(mode=common.TooltipDisplayMode.SINGLE),
+        ),
     )
 
 
 def issues() -> dashboard.Panel:
-    failed = f"{total(count(FAILURES), by='class, kind')} > 0"
-    failed_by_worker = f"{total(count(FAILURES), by='class, kind, worker')} > 0"
-    # A target that is new here may have failed just before: that is its last failure, but none of
-    # this range. Such rows have no count.
-    counted = dashboard.DataTransformerConfig(
-        id_val="filterByValue",
-        options={
-            "type": "include",
-            "match": "all",
-            "filters": [
-                {"fieldName": "Value #A", "config": {"id": "greater", "options": {"value": 0}}}
-            ],
-        },
-    )
+    labels = "class, code, task, kind, reason, owner"
+    what = of_issues()
     name = "${__data.fields.class:percentencode}"
     return listing(
         title="Issues",
         description=(
-            "The classes that failed in the time range, system failures first: how often, on how "
-            "many workers, when first and when last in the range. Other classes are excluded, and "
-            "raised exceptions that are no new failure."
+            "What failed in the time range, system failures first: how often, when first and when "
+            "last, to the minute. Workers are not told apart here, whichever are chosen. "
+            f"{NOT_COUNTED}"
         ),
         targets=[
-            rows(f'label_replace(\n{indented(failed)},\n  "traces", "Show", "", "")', ref="A"),
-            rows(f"count by (class, kind) (\n{indented(failed_by_worker)}\n)", ref="B"),
-            rows(f"min by (class, kind) (\n{indented(FIRST_SEEN)}\n)", ref="C"),
-            rows(f"max by (class, kind) (\n{indented(LAST_SEEN)}\n)", ref="D"),
+            rows(f"{count(what, by=labels)} > 0", ref="A"),
+            rows(seen(what, by=labels), ref="B"),
+            rows(seen(what, by=labels, last=True), ref="C"),
         ],
         nothing=NO_FAILURES,
         transformations=[
             MERGED,
-            counted,
             columns(
                 {
-                    "class": "Class",
                     "kind": "Kind",
                     "Value #A": "Failures",
-                    "Value #B": "Workers",
-                    "Value #C": "First seen",
-                    "Value #D": "Last seen",
-                    "traces": "Traces",
+                    "class": "Class",
+                    "code": "Code",
+                    "task": "Task",
+                    "reason": "Reason",
+                    "owner": "Owner",
+                    "Value #B": "First seen",
+                    "Value #C": "Last seen",
                 }
             ),
         ],
         overrides=[
             column(
-                "Class",
-                {
-                    "custom.minWidth": 240,
-                    "links": [board_link("Open the class", to=CLASS, class_=name)],
-                },
-            ),
-            column(
                 "Kind",
                 {
-                    "custom.width": 100,
+                    "custom.width": 85,
                     "custom.cellOptions": {"type": "color-text"},
                     "mappings": [mapping({kind.name: (kind.title, kind.color) for kind in KINDS})],
                 },
             ),
-            column("Failures", {"custom.width": 100}),
-            column("Workers", {"custom.width": 90}),
-            column("First seen", {"custom.width": 170, "unit": "dateTimeAsIsoNoDateIfToday"}),
-            column("Last seen", {"custom.width": 165, "unit": "dateTimeFromNow"}),
+            column("Failures", {"custom.width": 85}),
             column(
-                "Traces",
+                "Class",
                 {
-                    "custom.width": 80,
+                    "custom.minWidth": 250,
                     "links": [
-                        board_link("Traces of the class", to=CLASS, class_=name, view=TRACES_PANEL)
+                        board_link("Open the class", to=CLASS, class_=name),
+                        board_link("Traces of the class", to=CLASS, class_=name, view=TRACES_PANEL),
                     ],
                 },
             ),
+            column("Code", {"custom.minWidth": 130}),
+            column("Task", {"custom.minWidth": 150}),
+            column("Reason", {"custom.width": 110}),
+            column("Owner", {"custom.width": 110}),
+            column("First seen", {"custom.width": 160, "unit": "dateTimeAsIsoNoDateIfToday"}),
+            column("Last seen", {"custom.width": 140, "unit": "dateTimeFromNow"}),
         ],
         sort_by=[
             common.TableSortByFieldState(display_name="Kind", desc=False),
@@ -829,76 +792,75 @@ def issues() -> dashboard.Panel:
 
 
 def one_class() -> dashboard.Dashboard:
-    """A class: how often, since when, on which workers, with which codes, in which traces."""
+    """A class: how often, since when, where, why, in which traces, and what to do about it."""
     workers_affected = number(
         title="Workers affected",
         description=(
             "Workers on which the class failed in the time range. Those that only passed a failure "
-            "on are excluded."
+            f"on are excluded. {RULES_NEEDED}"
         ),
         targets=[
             instant(
-                or_zero(f"count({total(count(FAILURES), by='worker')} > 0)"),
+                or_zero(f"count({count(series(FAILURES), by='worker')} > 0)"),
                 legend="Workers affected",
             )
         ],
+        nothing="Rules not loaded",
         colors=thresholds(ZERO, (1, PLAIN)),
         links=[board_link("Workers", to=WORKERS)],
     )
     first_seen, last_seen = (
         number(
             title=title,
-            description=f"When the class {what} in the time range; what was before is excluded.",
-            targets=[instant(f"{function}(\n{indented(seen)}\n)", legend=title)],
+            description=(
+                f"When the class {what} in the time range, to the minute; what was before is "
+                "excluded."
+            ),
+            targets=[instant(seen(series(FAILURES), last=last), legend=title)],
             unit=unit,
             decimals=None,
             lowest=None,
             nothing="Not in this range",
         )
-        for title, what, function, seen, unit in (
-            ("First seen", "failed first", "min", FIRST_SEEN, "dateTimeAsIsoNoDateIfToday"),
-            ("Last seen", "failed last", "max", LAST_SEEN, "dateTimeFromNow"),
+        for title, what, last, unit in (
+            ("First seen", "failed first", False, "dateTimeAsIsoNoDateIfToday"),
+            ("Last seen", "failed last", True, "dateTimeFromNow"),
         )
     )
-    by_worker = counts_over_time(
-        title="Failures by worker",
-        description=(
-            "Each bar counts the failures of its interval; the dots are exemplars, each of which "
-            "leads to a trace. All but the ten workers that failed most in the time range are "
-            "excluded, and raised exceptions that are no new failure."
-        ),
-        target=steps(
-            f"{total(count(FAILURES, window=STEP), by='worker')}\nand on (worker) {busiest(10)}",
-            legend="{{worker}}",
-            exemplars=True,
-        ),
-        links=[only_worker()],
-    )
-    codes = bars(
-        title="Codes",
-        description=(
-            "Failures in the time range by the code of their exception, the twenty commonest. "
-            "Those without a code are excluded; all workers are included, whichever are chosen."
-        ),
-        target=instant(
-            f"sort_desc(topk(20, {total(count(CODES), by='code')} > 0))", legend="{{code}}"
-        ),
-        nothing="No codes recorded",
-        names=common.BarGaugeNamePlacement.TOP,  # they may be long
-    )
+    by_worker = failures_by_worker()
+    details = [
+        bars(
+            title=title,
+            description=(
+                f"Failures in the time range by {what}, the twenty commonest. Those without one "
+                "are excluded; all workers are included, whichever are chosen."
+            ),
+            target=instant(
+                highest(20, count(of_issues(f'{label}!=""'), by=label)),
+                legend=f"{{{{{label}}}}}",
+            ),
+            nothing=f"No {label}s recorded, {NOT_LOADED}",
+            names=common.BarGaugeNamePlacement.TOP,  # they may be long
+        )
+        for title, label, what in (
+            ("Tasks", "task", "the task that failed"),
+            ("Codes", "code", "the code of their exception"),
+            ("Reasons", "reason", "what went wrong"),
+        )
+    ]
     condition = (
         "event.exception.type =~ `${class:regex}` && event.faultlens.worker =~ `${worker:regex}`"
     )
     attributes = (
         "exception.type",
         "exception.message",
-        *(f"faultlens.{name}" for name in ("kind", "worker", "code")),
+        *(f"faultlens.{name}" for name in ("kind", "reason", "worker", "code")),
     )
     traces = listing(
         title="Traces",
         description=(
-            "Spans on which the class failed, a hundred of them. Failures outside of sampled spans "
-            "are excluded, and exceptions that only passed a failure on."
+            "The newest spans on which the class failed, a hundred of them. Failures outside of "
+            "sampled spans are excluded, and exceptions that only passed a failure on."
         ),
         source=TRACES,
         targets=[
@@ -908,21 +870,20 @@ def one_class() -> dashboard.Dashboard:
                 query_type="traceql",
                 table_type=tempo.SearchTableType.SPANS,
                 query=origins(condition)
-                + f" | select({', '.join(f'event.{name}' for name in attributes)})",
+                + f" | select({', '.join(f'event.{name}' for name in attributes)})"
+                + " with (most_recent=true)",
                 limit=100,
                 spss=10,
             )
         ],
         nothing="No traces recorded",
+        overrides=[override("byRegexp", ".*", {"noValue": "-"})],  # of a cell
     )
     traces.id_val = TRACES_PANEL
     return board(
         uid=CLASS,
-        title="Class",
-        description=(
-            "An exception class: how often, since when, on which workers, with which codes, in "
-            "which traces."
-        ),
+        title="class",
+        description="An exception class: how often, since when, where, why, and what to do.",
         parts=[
             Strip(
                 height=4,
@@ -933,9 +894,29 @@ def one_class() -> dashboard.Dashboard:
                     (4, last_seen),
                 ],
             ),
-            Strip(height=9, panels=[(16, by_worker), (8, what_to_do())]),
-            Strip(height=11, panels=[(8, codes), (16, traces)]),
+            Strip(height=8, panels=[(16, by_worker), (8, what_to_do())]),
+            Strip(height=9, panels=[(8, one) for one in details]),
+            Strip(height=10, panels=[(24, traces)]),
         ],
+    )
+
+
+def failures_by_worker() -> dashboard.Panel:
+    return counts_over_time(
+        title="Failures by worker over time",
+        description=(
+            "Each bar counts the failures of its interval. The dots are exemplars, each of which "
+            "leads to a trace. All but the ten workers that failed most in an interval are "
+            f"excluded from it. {NOT_COUNTED}"
+        ),
+        targets=[
+            steps(
+                f"topk(10, {count(series(FAILURES), by='worker', within=STEP)})",
+                legend="{{worker}}",
+            ),
+            EXEMPLARS,
+        ],
+        links=[only_worker()],
     )
 
 
@@ -944,13 +925,13 @@ def what_to_do() -> dashboard.Panel:
         title="What to do",
         description="By kind, which is that of each failure: a class may have several.",
         content="""\
-**System**: the platform acts. On one worker only: take it out, look at its node. On all: look at
-storage, the control plane, the last deploy. Then at a trace below.
+**System**: the platform team acts. On one worker only: take it out, look at its machine. On all:
+look at storage, the control plane, the last deploy. Then at a trace below.
 
-**Unknown**: look at a trace, decide, and write a line into the file that `FAULTLENS_RULES` names.
+**Unknown**: look at a trace, decide, and write a rule into the file that `FAULTLENS_RULES` names.
 
-**User**: whoever wrote or called the workflow acts. Page nobody; if many fail alike, improve the
-documentation.""",
+**User**: whoever wrote or called the workflow acts. Nobody is paged; if many fail alike, improve
+the documentation.""",
     )
 
 
@@ -961,25 +942,26 @@ def only_worker() -> dashboard.DashboardLink:
 
 
 def workers() -> dashboard.Dashboard:
-    """Which worker is worse than the others of its job, and is faultlens itself well."""
+    """Which worker is out of line, and is faultlens itself well."""
     by_worker = bars(
         title="Failures by worker",
-        description=f"Failures in the time range, the thirty highest. {NO_NEW_FAILURE}",
-        target=instant(
-            f"sort_desc(topk(30, {total(count(FAILURES), by='worker')} > 0))", legend="{{worker}}"
-        ),
+        description=f"Failures in the time range, the thirty highest. {NOT_COUNTED}",
+        target=instant(highest(30, count(series(FAILURES), by="worker")), legend="{{worker}}"),
         links=[only_worker()],
     )
-    each = total(count(FAILURES), by="job, worker")
-    ratio = f"{each}\n/ on (job) group_left ()\nclamp_min(quantile by (job) (0.5, {each}), 1)"
+    mine = series(BY_WORKER, variables=["job", "worker"])
+    median = f"quantile by (job) (0.5, {BY_WORKER})"
     ratios = bars(
-        title="Ratio to the median of the job",
+        title="Out of line",
         description=(
-            "Failures in the time range, divided by the median of all workers of the job (by 1 if "
-            "that is less); the thirty highest. 3 stands out. Workers without failures are "
-            "excluded, though not from the median."
+            "Failures in the hour before the end of the time range, divided by the median of all "
+            "workers of the job (by 1 if that is less); the thirty highest. An alert fires above "
+            "3. Workers without failures are excluded, though not from the median."
         ),
-        target=instant(f"sort_desc(topk(30, {ratio} > 0))", legend="{{worker}} ({{job}})"),
+        target=instant(
+            highest(30, f"{mine} / on (job) group_left () clamp_min({median}, 1)"),
+            legend="{{worker}} ({{job}})",
+        ),
         unit="suffix:\N{MULTIPLICATION SIGN}",
         decimals=1,
         colors=thresholds(PLAIN, (3, NOTICE)),
@@ -988,19 +970,21 @@ def workers() -> dashboard.Dashboard:
     suppressed = bars(
         title="Suppressed by reason",
         description=(
-            "Raised SDK exceptions in the time range that are no new failure, and why. Failures "
+            "Raised SDK exceptions in the time range that are not counted again, and why. Failures "
             "themselves are excluded."
         ),
         target=instant(
-            f"sort_desc({total(count(SUPPRESSED), by='reason')} > 0)", legend="{{reason}}"
+            f"sort_desc({count(series(SUPPRESSED), by='reason')} > 0)", legend="{{reason}}"
         ),
-        nothing="Nothing suppressed",
+        nothing=NOTHING_SUPPRESSED,
     )
     suppressed_over_time = counts_over_time(
         title="Suppressed over time",
         description="Each bar counts what was suppressed in its interval. Failures are excluded.",
-        target=steps(total(count(SUPPRESSED, window=STEP), by="reason"), legend="{{reason}}"),
-        nothing="Nothing suppressed",
+        targets=[
+            steps(count(series(SUPPRESSED), by="reason", within=STEP), legend="{{reason}}"),
+        ],
+        nothing=NOTHING_SUPPRESSED,
     )
     dropped = bars(
         title="Dropped by reason",
@@ -1008,19 +992,23 @@ def workers() -> dashboard.Dashboard:
             "What faultlens could not record as it should in the time range: `faultlens doctor` "
             "tells more. All that was recorded is excluded."
         ),
-        target=instant(f"sort_desc({total(count(DROPPED), by='reason')} > 0)", legend="{{reason}}"),
+        target=instant(
+            "sort_desc(sum by (reason) (round(increase("
+            f"{of_job('faultlens_dropped_total')}{RANGE}))) > 0)",
+            legend="{{reason}}",
+        ),
         nothing="Nothing dropped",
-        colors=thresholds(NOTICE),
+        colors=thresholds(ZERO, (1, NOTICE)),
     )
     return board(
         uid=WORKERS,
-        title="Workers",
-        description="Which worker is worse than the others of its job; is faultlens itself well.",
+        title="workers",
+        description="Which worker is out of line; is faultlens itself well.",
         parts=[
             Strip(height=10, panels=[(12, by_worker), (12, ratios)]),
-            Strip(height=11, panels=[(24, worst_kinds())]),
+            Strip(height=10, panels=[(24, failures_by_worker())]),
             Fold(
-                title="Raised, but no new failure",
+                title="Raised, but not counted again",
                 strip=Strip(height=8, panels=[(8, suppressed), (16, suppressed_over_time)]),
             ),
             Fold(
@@ -1028,55 +1016,6 @@ def workers() -> dashboard.Dashboard:
                 strip=Strip(height=8, panels=[(18, targets()), (6, dropped)]),
             ),
         ],
-    )
-
-
-def worst_kinds() -> dashboard.Panel:
-    ranks = {SYSTEM: 3, UNKNOWN: 2, USER: 1}
-    happened = f"({total(count(FAILURES, window=STEP), by='worker, kind')} > bool 0)"
-    rank = "\nor ".join(
-        f'label_replace(vector({rank}), "kind", "{kind.name}", "", "")'
-        for kind, rank in ranks.items()
-    )
-    worst = f"{happened}\n* on (kind) group_left () (\n{indented(rank)}\n)"
-    return panel(
-        "state-timeline",
-        title="Worst kind",
-        description=(
-            "Of the failures of a worker in an interval: system is worse than unknown, unknown "
-            "than user. All but the twenty workers that failed most in the time range are "
-            "excluded, and raised exceptions that are no new failure."
-        ),
-        targets=[
-            steps(
-                f"max by (worker) (\n{indented(worst)}\n)\nand on (worker) {busiest(20)}",
-                legend="{{worker}}",
-            )
-        ],
-        unit="none",
-        highest=max(ranks.values()),
-        points=BARS,
-        mappings=[
-            mapping(
-                {
-                    **{str(rank): (kind.title, kind.color) for kind, rank in ranks.items()},
-                    "0": ("No failure", "transparent"),
-                }
-            )
-        ],
-        colors=thresholds(
-            "transparent", *((rank, kind.color) for kind, rank in reversed(ranks.items()))
-        ),
-        links=[only_worker()],
-        custom=statetimeline.FieldConfig(line_width=0, fill_opacity=90),
-        options=statetimeline.Options(
-            show_value=common.VisibilityMode.NEVER,
-            merge_values=False,
-            row_height=0.85,
-            per_page=20,
-            legend=common.VizLegendOptions(show_legend=True),
-            tooltip=common.VizTooltipOptions(mode=common.TooltipDisplayMode.SINGLE),
-        ),
     )
 
 
@@ -1088,24 +1027,24 @@ def targets() -> dashboard.Panel:
         "flyte": "Flyte",
         "durable_workflow": "Durable",
     }
-    up = f"{series('up')} and on (job, instance) last_over_time({INFO}[{RANGE}])"
-    about = f"last_over_time({INFO}[{RANGE}])"
+    about = of_job(INFO)
     return listing(
         title="Targets",
         description=(
-            "The targets that had faultlens in the time range: whether Prometheus reaches them at "
-            "its end, and what runs there. Targets without faultlens are excluded."
+            "What ran faultlens in the time range, whether it still answers at its end, and its "
+            "versions. Targets without faultlens are excluded."
         ),
         targets=[
-            rows(f"max by (job, instance) ({up})", ref="A"),
-            rows(f"group by (job, instance, {', '.join(versions)}) ({about})", ref="B"),
+            rows(
+                f"{about} or 0 * (last_over_time({about}{RANGE}) unless on (job, instance) {INFO})",
+                ref="A",
+            )
         ],
         nothing="No faultlens found",
         transformations=[
-            MERGED,
             columns(
-                {"job": "Job", "instance": "Instance", "Value #A": "State"} | versions,
-                without=["Value #B"],
+                {"job": "Job", "instance": "Instance", "Value": "State"} | versions,
+                without=["__name__"],
             ),
         ],
         overrides=[
@@ -1117,8 +1056,7 @@ def targets() -> dashboard.Panel:
                     "custom.width": 70,
                     "custom.align": "left",
                     "custom.cellOptions": {"type": "color-text"},
-                    "noValue": "Gone",
-                    "mappings": [mapping({"0": ("Down", NOTICE), "1": ("Up", ZERO)})],
+                    "mappings": [mapping({"0": ("Gone", NOTICE), "1": ("Up", ZERO)})],
                 },
             ),
             *(column(title, {"custom.minWidth": 75}) for title in versions.values()),
@@ -1142,7 +1080,7 @@ def board(
     )
     return dashboard.Dashboard(
         uid=uid,
-        title=f"faultlens / {title}",
+        title=f"Failures: {title}",
         description=description,
         tags=["faultlens"],
         editable=False,
@@ -1161,7 +1099,7 @@ def board(
                 label_variable("class", within=["job", "worker"], multi=uid != CLASS),
             ]
         ),
-        annotations=dashboard.AnnotationContainer(list_val=[new_classes(), deploys()]),
+        annotations=dashboard.AnnotationContainer(list_val=[new_classes(), new_versions()]),
         links=[shown(others)],
     )
 
@@ -1195,35 +1133,29 @@ def label_variable(
 
 
 def new_classes() -> dashboard.AnnotationQuery:
-    """A class fails for the first time: none of its failures was known in the hour before.
-
-    A class that never failed has no last failure, so few series are looked at.
-    """
+    """A class fails that has not failed in the day before."""
+    labels = "job, class, kind"
+    before = f"count_over_time({of_job(FAILURES)}[1d] offset $__interval)"
     return annotation(
         "New classes",
         color=NOTICE,
-        expr=new(f"group by (job, class, kind) ({LAST_FAILURE})", LAST_FAILURE, "job, class, kind"),
+        expr=f"{count(series(FAILURES), by=labels, within=STEP)} unless on ({labels}) {before}",
         title="New failure class",
         body="{{class}} ({{kind}}) in {{job}}",
     )
 
 
-def deploys() -> dashboard.AnnotationQuery:
+def new_versions() -> dashboard.AnnotationQuery:
+    """A version of faultlens or of an SDK that was not there in the hour before."""
+    labels = "job, version, flyte, durable_workflow"
+    about = of_job(INFO)
+    before = f"last_over_time({about}[1h] offset $__interval)"
     return annotation(
-        "Deploys",
+        "New versions",
         color=ZERO,
-        expr=new(f"group by (job, version) ({INFO})", INFO, "job, version"),
-        title="Deploy",
-        body="faultlens {{version}} in {{job}}",
-    )
-
-
-def new(what: str, of: str, labels: str) -> str:
-    """What was not there a step before nor in the hour before that, although its job was."""
-    return (
-        f"{what}\n"
-        f"unless on ({labels}) last_over_time({of}[1h] offset {STEP})\n"
-        f"and on (job) last_over_time({INFO}[1h] offset {STEP})"
+        expr=f"group by ({labels}) ({about}) unless on ({labels}) {before}",
+        title="New version",
+        body="faultlens {{version}}, Flyte {{flyte}}, Durable {{durable_workflow}} in {{job}}",
     )
 
 

@@ -44,7 +44,7 @@ def test_says_what_it_wrote_and_what_to_do_with_it(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     written, _, steps = done.stdout.partition("\n\n")
     assert written.splitlines() == [f"wrote {tmp_path / name}" for name in dashboards.FILES]
-    assert len(steps.splitlines()) == 5
+    assert len(steps.splitlines()) == 6
     assert f"rule_files: [{tmp_path / RULES}]" in steps
     for source in re.findall(r"cp (?:-r )?(\S+) /etc/grafana", steps):
         assert Path(source).exists()

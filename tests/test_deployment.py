@@ -33,7 +33,8 @@ from tests import children
 from tests.children import TIMEOUT
 from tests.servers import free_port, needs, serving
 
-PAGE = (Path(__file__).parent.parent / "docs" / "deployment.md").read_text()
+ROOT = Path(__file__).parent.parent
+PAGE = (ROOT / "docs" / "deployment.md").read_text()
 PROSE = " ".join(PAGE.split())
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 DOCUMENTS = [
@@ -168,6 +169,8 @@ def configured(tmp_path: Path, job: dict[str, Any], *pods: dict[str, str]) -> Pa
     """The page's configuration for a job that finds these pods."""
     found = [{"targets": [of["__address__"]], "labels": of} for of in pods]
     file = tmp_path / "prometheus.yml"
+    for rules in PROMETHEUS["rule_files"]:
+        shutil.copy(ROOT / "dashboards" / "prometheus" / rules, tmp_path)
     jobs = [{**job, "static_configs": found}]
     file.write_text(yaml.safe_dump({**PROMETHEUS, "scrape_configs": jobs}))
     return file

@@ -7,14 +7,20 @@ written into a Prometheus' storage, and the true counts come from the telling al
 from __future__ import annotations
 
 import bisect
+import json
 import math
 import subprocess
+import urllib.parse
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from tests.children import TIMEOUT
+from tests.servers import Prometheus, get, prometheus
 
 __all__ = ["DAY", "HOUR", "MINUTE", "History", "Target", "store"]
 
@@ -25,13 +31,21 @@ DAY = 24 * HOUR
 FAILURES = "faultlens_failures_total"
 SUPPRESSED = "faultlens_suppressed_total"
 ISSUES = "faultlens_issues_total"
+ATTEMPTS = "faultlens_attempts_total"
 DROPPED = "faultlens_dropped_total"
 LAST = "faultlens_last_failure_timestamp_seconds"
 INFO = "faultlens_info"
 CREATED = "_created"
 """For all counters when their series were born, if above 0."""
-COUNTERS_ONLY = frozenset({FAILURES, SUPPRESSED, ISSUES})
+COUNTERS_ONLY = frozenset({FAILURES, SUPPRESSED, ISSUES, ATTEMPTS})
 """What a faultlens without the gauges and without its own health has."""
+
+ROOT = Path(__file__).parents[2]
+RULES = ROOT / "dashboards" / "prometheus" / "faultlens.rules.yml"
+LATE = 15
+"""How long ago the minute ends that the rules record, in seconds."""
+PHASE = 15
+"""When in each minute they are evaluated. So their minutes begin and end with a scrape."""
 
 Series = tuple[str, tuple[tuple[str, str], ...]]
 """A metric's name, and its labels without the target's own."""
@@ -47,11 +61,14 @@ class History:
     """What happened to some targets from `start` on; all times in it are seconds after that.
 
     every: the scrape interval.
+    injects_zeros: Prometheus has the feature created-timestamp-zero-ingestion: it knows no
+        ``_created``, but for each series a 0 when it was created, unless that is over an hour ago.
     """
 
     start: int
     length: int
     every: int = 15
+    injects_zeros: bool = False
     targets: list[Target] = field(default_factory=list)
 
     @property
@@ -83,7 +100,9 @@ class History:
         ending: int | None = None,
         **where: str,
     ) -> Counter[tuple[str, ...]]:
-        """How often it truly happened in a range: by labels, those with none left out.
+        """How often it truly happened in the minutes whose records are in a range.
+
+        By labels, those with none left out. What nobody saw within an hour is not counted.
 
         ending: when the range ends, in seconds since 1970; if not given, with the history.
         where: only series with this value of the label.
@@ -94,7 +113,8 @@ class History:
         for target in self.targets:
             for (name, labels), at, number, earliest in target.seen():
                 every = {**target.labels, **dict(labels)}
-                within = until - seconds < at <= until and until - seconds < earliest
+                moment = -(-(at + LATE - PHASE) // MINUTE) * MINUTE + PHASE
+                within = until - seconds < moment <= until and moment - HOUR < earliest
                 if name == metric and within and wanted.items() <= every.items():
                     found[tuple(every[label] for label in by)] += number
         return +found
@@ -140,12 +160,21 @@ class Target:
         *moments: float,
         worker: str = "w",
         code: str = "",
+        task: str = "",
+        reason: str = "",
+        owner: str = "",
         times: int = 1,
     ) -> None:
         """At each of these moments something goes wrong, `times` times."""
+        issue = {"class": type_, "code": code, "task": task, "kind": kind}
         for at in moments:
             self._add(series(FAILURES, class_=type_, kind=kind, worker=worker), at, times)
-            self._add(series(ISSUES, class_=type_, code=code, kind=kind), at, times)
+            self._add(series(ISSUES, **issue, reason=reason, owner=owner), at, times)
+
+    def attempts(self, outcome: str, *moments: float, task: str = "t", times: int = 1) -> None:
+        """At each of these moments so many attempts end so."""
+        for at in moments:
+            self._add(series(ATTEMPTS, sdk="flyte", task=task, outcome=outcome), at, times)
 
     def suppresses(
         self,
@@ -240,8 +269,12 @@ class Target:
                 if name not in texts:
                     texts[name] = f"{{{target},{_text(name[1])}}}"
                 if self._has(name):
+                    if name in born and self.history.injects_zeros:
+                        zero = born.pop(name)
+                        if moment - HOUR < zero < moment:
+                            yield f"{name[0]}{texts[name]} 0 {zero}\n"
                     yield f"{name[0]}{texts[name]} {number} {moment}\n"
-                    if name in born and self._has((CREATED, ())):
+                    if name in born and self._has((CREATED, ())) and not self.history.injects_zeros:
                         created = f"{name[0].removesuffix('_total')}_created"
                         yield f"{created}{texts[name]} {born[name]} {moment}\n"
                 if name[0] == FAILURES and name in last and self._has((LAST, ())):
@@ -266,14 +299,44 @@ def _text(labels: Iterable[tuple[str, str]]) -> str:
     )
 
 
-def store(histories: Iterable[History], directory: Path) -> None:
-    """Write histories into a Prometheus' storage, which `directory` is to be."""
-    directory.mkdir(exist_ok=True)
-    for number, history in enumerate(histories):
-        text = directory.with_name(f"history-{number}.txt")
-        with text.open("w") as file:
-            file.writelines(history.lines())
-        # One run each: promtool reads the text again for each two hours between first and last.
-        command = ["promtool", "tsdb", "create-blocks-from", "openmetrics", "--quiet"]
-        subprocess.run([*command, str(text), str(directory)], check=True, timeout=TIMEOUT)
-        text.unlink()
+def store(histories: Sequence[History], directory: Path, rules: bool = True) -> None:
+    """Write histories, and what the rules record of them, into the storage of a Prometheus.
+
+    directory: that of `tests.servers.prometheus`.
+    rules: whether they are loaded.
+    """
+    for history in histories:
+        _write(history.lines(), directory)
+    (group,) = yaml.safe_load(RULES.read_text())["groups"]
+    rest = {rule["record"]: rule["expr"] for rule in group["rules"] if "record" in rule}
+    while rules and rest:
+        # Those that read no rule which is still to come.
+        ready = {name: of for name, of in rest.items() if not any(n in of for n in rest)}
+        with prometheus(directory, "", "--storage.tsdb.retention.time=100y") as server:
+            records = ["".join(_recorded(server, ready, history)) for history in histories]
+        for record in records:
+            _write([record, "# EOF\n"], directory)
+        rest = {name: of for name, of in rest.items() if name not in ready}
+
+
+def _recorded(server: Prometheus, rules: Mapping[str, str], history: History) -> Iterator[str]:
+    """What rules record of a history, as OpenMetrics text."""
+    times = {"start": history.start + PHASE, "end": history.end, "step": MINUTE}
+    for name, expression in rules.items():
+        query = urllib.parse.urlencode({"query": expression, **times})
+        answer: Any = json.loads(get(f"{server.url}/api/v1/query_range", query.encode()))
+        for found in answer["data"]["result"]:
+            labels = _text(found["metric"].items())
+            for at, value in found["values"]:
+                yield f"{name}{{{labels}}} {value} {at}\n"
+
+
+def _write(lines: Iterable[str], directory: Path) -> None:
+    """Add OpenMetrics text to the storage."""
+    file = directory / "history.txt"
+    with file.open("w") as text:
+        text.writelines(lines)
+    # One run each: promtool reads the text again for each two hours between first and last.
+    command = ["promtool", "tsdb", "create-blocks-from", "openmetrics", "--quiet"]
+    subprocess.run([*command, str(file), str(directory / "data")], check=True, timeout=TIMEOUT)
+    file.unlink()

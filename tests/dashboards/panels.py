@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 import urllib.error
 import urllib.parse
@@ -188,12 +187,14 @@ class Panel:
 
     @property
     def targets(self) -> list[Mapping[str, Any]]:
-        """Its queries to Prometheus."""
-        return [target for target in self.raw.get("targets", ()) if "expr" in target]
+        """Its queries to Prometheus, without those that look for nothing but exemplars."""
+        asked = [target for target in self.raw.get("targets", ()) if "expr" in target]
+        return [target for target in asked if not target.get("exemplar")]
 
     def ask(self, server: Prometheus, view: View) -> list[Answer]:
         """Ask all its queries, each as an instant or over the range, as it says."""
-        step = view.step(self.raw.get("maxDataPoints") or WIDTH)
+        assert not self.targets or self.raw["interval"] == "1m", self
+        step = max(60, view.step(self.raw.get("maxDataPoints") or WIDTH))
         answers = []
         for target in self.targets:
             expression = self.board.fill(target["expr"], view, step)
@@ -223,7 +224,9 @@ class Panel:
         rows: Rows = []
         for answer in answers:
             value = f"Value #{answer.target['refId']}" if len(answers) > 1 else "Value"
-            rows += [{**sample.labels, value: sample.value} for sample in answer.samples]
+            # A column for each label that any series has.
+            blank = dict.fromkeys((name for one in answer.samples for name in one.labels), "")
+            rows += [blank | {**sample.labels, value: sample.value} for sample in answer.samples]
         for transformation in self.raw.get("transformations", ()):
             rows = TRANSFORMATIONS[transformation["id"]](rows, transformation["options"])
         return rows
@@ -269,13 +272,9 @@ class Board:
         """
         values = {
             "__range": f"{view.seconds}s",
-            "__range_s": str(view.seconds),
-            "__range_ms": str(1000 * view.seconds),
             "__interval": f"{step}s",
-            "__interval_ms": str(1000 * step),
             "__rate_interval": f"{max(step + view.scrape, 4 * view.scrape)}s",
             "__from:date:seconds": f"{view.start:.0f}",
-            "__to:date:seconds": f"{view.end:.0f}",
         }
         variables = {one.name: one for one in self.variables}
 
@@ -331,15 +330,6 @@ def _merge(rows: Rows, options: Mapping[str, Any]) -> Rows:
     return list(merged.values())
 
 
-def _filter_by_value(rows: Rows, options: Mapping[str, Any]) -> Rows:
-    assert (options["type"], options["match"]) == ("include", "all")
-    for one in options["filters"]:
-        assert one["config"]["id"] == "greater"
-        least = one["config"]["options"]["value"]
-        rows = [row for row in rows if row.get(one["fieldName"], -math.inf) > least]
-    return rows
-
-
 def _organize(rows: Rows, options: Mapping[str, Any]) -> Rows:
     hidden = {name for name, hide in options["excludeByName"].items() if hide}
     names = options["renameByName"]
@@ -349,7 +339,7 @@ def _organize(rows: Rows, options: Mapping[str, Any]) -> Rows:
     ]
 
 
-TRANSFORMATIONS = {"merge": _merge, "filterByValue": _filter_by_value, "organize": _organize}
+TRANSFORMATIONS = {"merge": _merge, "organize": _organize}
 
 
 def _sample(found: Mapping[str, Any]) -> Sample:

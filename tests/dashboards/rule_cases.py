@@ -10,12 +10,21 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-INCREASE = "instance_class_kind_worker:faultlens_failures:increase1m"
-FAILED = "instance_worker:faultlens_system_failed:bool1m"
-RATIO = "job:faultlens_system_failed:ratio"
-MAX = "job_class_kind:faultlens_failures:max2m"
-BY_KIND = "job_kind:faultlens_failures:increase30m"
+INCREASE = "faultlens:failures:increase1m"
+BUDGET = "faultlens:error_budget:ratio"
+BURN = "job:faultlens_burn_rate:"
 BY_WORKER = "job_worker:faultlens_failures:increase1h"
+WINDOWS = {"5m": 5, "30m": 30, "1h": 60, "2h": 120, "6h": 360, "1d": 1440, "3d": 4320}
+"""Those of the burn rates, and how many minutes they are."""
+
+SLOW = {
+    "FaultlensNewFailureClass",
+    "FaultlensDown",
+    "FaultlensGone",
+    "FaultlensDropping",
+    *(f"{BURN}{window}" for window in ("2h", "6h", "1d", "3d")),
+}
+"""Those that are scraped and evaluated each five minutes: they look back for hours."""
 
 Values = Sequence[float | str]
 """What a series was scraped with, at one interval: numbers, `NONE` and `GONE`."""
@@ -43,6 +52,23 @@ def failures(values: Values, **other: str) -> dict[str, Values]:
     return series("faultlens_failures_total", values, FAILURE, **other)
 
 
+def failed(values: Values, **other: str) -> dict[str, Values]:
+    """How many failures each minute has, as it is recorded."""
+    of = {k: v for k, v in FAILURE.items() if k != "instance"}
+    return series(INCREASE, values, of, **other)
+
+
+def attempted(values: Values, **other: str) -> dict[str, Values]:
+    """How many attempts end in each minute, as it is recorded: well, unless told otherwise."""
+    of = {"job": "flyte", "sdk": "flyte", "task": "t", "outcome": "ok"}
+    return series("faultlens:attempts:increase1m", values, of, **other)
+
+
+def created(values: Values, **other: str) -> dict[str, Values]:
+    """When a series of failures was created, in seconds since the beginning."""
+    return series("faultlens_failures_created", values, FAILURE, **other)
+
+
 def info(values: Values, **other: str) -> dict[str, Values]:
     return series("faultlens_info", values, TARGET | {"version": "0.1.0"}, **other)
 
@@ -57,7 +83,10 @@ def dropped(values: Values, **other: str) -> dict[str, Values]:
 
 def told(**other: str) -> str:
     """The labels of what is told of `failures`."""
-    return labels(**FAILURE | {k.rstrip("_"): v for k, v in other.items()})
+    return labels(
+        **{k: v for k, v in FAILURE.items() if k != "instance"}
+        | {k.rstrip("_"): v for k, v in other.items()}
+    )
 
 
 @dataclass(frozen=True)
@@ -76,36 +105,57 @@ class Case:
 
 
 # The increase of a minute. With a scrape each minute, what is scraped at 2m is told at 3m: rules
-# look back 15 s. With one each 5 s, value 21 is that of 105 s, the last which is looked at at 2m.
+# look back 15 s. With one each 5 s, value 21 is that of 105 s, the last that is looked at at 2m,
+# and value 9 that of 45 s, the last of the minute before.
 
 INCREASE_CASES = [
     Case(
         "what came on top, once",
-        failures([0, 0, 3, 3, 3]) | info([1] * 5),
+        failures([0, 0, 3, 3, 3]) | up([1] * 5),
         {"2m": {}, "3m": {told(): 3}, "4m": {}},
     ),
     Case(
+        "of all targets together",
+        failures([0, 0, 3, 3])
+        | failures([1, 1, 3, 3], instance="b")
+        | up([1] * 4)
+        | up([1] * 4, instance="b"),
+        {"3m": {told(): 5}},
+    ),
+    Case(
         "a new series of a known target is new, all of it",
-        failures([NONE, NONE, 2, 2], kind="user") | info([1] * 4),
+        failures([NONE, NONE, 2, 2], kind="user") | up([1] * 4),
         {"3m": {told(kind="user"): 2}, "4m": {}},
     ),
     Case(
         "a new target's counts are its past",
-        failures([NONE, NONE, 2, 3]) | info([NONE, NONE, 1, 1]),
+        failures([NONE, NONE, 1, 2]) | up([NONE, NONE, 1, 1]),
+        {"3m": {}, "4m": {told(): 1}},
+    ),
+    Case(
+        "a target that could never be scraped is new",
+        failures([NONE, NONE, 2, 3]) | up([0, 0, 1, 1]),
         {"3m": {}, "4m": {told(): 1}},
     ),
     Case(
         "a target is new whatever others are known",
         failures([NONE, NONE, 2, 2], instance="new")
         | failures([NONE, NONE, 2, 2], job="new")
-        | info([NONE, NONE, 1, 1], instance="new")
-        | info([NONE, NONE, 1, 1], job="new")
-        | info([1] * 4),
+        | up([NONE, NONE, 1, 1], instance="new")
+        | up([NONE, NONE, 1, 1], job="new")
+        | up([1] * 4),
         {"3m": {}, "4m": {}},
     ),
     Case(
+        "what pushes has no past, whatever is scraped",
+        failures([NONE, NONE, 2, 3], instance="p")
+        | failures([NONE, NONE, 4, 4], job="p")
+        | up([NONE, NONE, 1, 1]),
+        {"3m": {told(): 2, told(job="p"): 4}, "4m": {told(): 1}},
+    ),
+    Case(
         "after a reset all is new, and a reset alone is nothing",
-        failures([5, 5, 2, 2, 3]) | failures([5, 5, 0, 0, 0], worker="v") | info([1] * 5),
+        failures([5, 5, 2, 2, 3]) | failures([5, 5, 0, 0, 0], worker="v") | up([1] * 5),
         {"2m": {}, "3m": {told(): 2}, "4m": {}, "5m": {told(): 1}},
     ),
     Case(
@@ -114,7 +164,7 @@ INCREASE_CASES = [
         | failures([0, 0, 1], worker="v")
         | failures([0, 2, 2], class_=OOM)
         | failures([0, 4, 4], kind="unknown")
-        | info([1] * 3),
+        | up([1] * 3),
         {
             "2m": {told(): 1, told(class_=OOM): 2, told(kind="unknown"): 4},
             "3m": {told(worker="v"): 1},
@@ -122,60 +172,75 @@ INCREASE_CASES = [
     ),
     Case(
         "each minute joins the one before it, 15 s late",
-        failures([0] * 21 + [1] + [2] * 12 + [3] * 3) | info([1] * 37),
+        failures([0] * 21 + [1] + [2] * 12 + [3] * 3) | up([1] * 37),
         {"2m": {told(): 1}, "3m": {told(): 1}},
         every=5,
     ),
     Case(
         "so with a new series",
-        failures([NONE] * 20 + [2] * 2 + [3] * 15) | info([NONE] * 9 + [1] * 28),
+        failures([NONE] * 20 + [2] * 2 + [3] * 15) | up([NONE] * 9 + [1] * 28),
         {"2m": {told(): 2}, "3m": {told(): 1}},
         every=5,
     ),
     Case(
         "a target is known if it was there a minute ago",
-        failures([NONE] * 20 + [2] * 17) | info([NONE] * 10 + [1] * 27),
+        failures([NONE] * 20 + [2] * 17) | up([NONE] * 10 + [1] * 27),
         {"2m": {}, "3m": {}},
         every=5,
     ),
     Case(
+        "what came on top in a new target's first minute",
+        failures([NONE] * 10 + [2] * 5 + [3] * 22)
+        | failures([NONE] * 10 + [0] * 11 + [4] * 16, worker="v")
+        | up([NONE] * 10 + [1] * 27),
+        {"2m": {told(): 1, told(worker="v"): 4}, "3m": {}},
+        every=5,
+    ),
+    Case(
+        "a target that is gone before the minute is over",
+        failures([0] * 12 + [1, GONE]) | up([1] * 13 + [GONE]),
+        {"2m": {told(): 1}, "3m": {}},
+        every=5,
+    ),
+    Case(
+        "a new one, too",
+        failures([NONE] * 11 + [5, 6, GONE]) | up([NONE] * 11 + [1, 1, GONE]),
+        {"2m": {told(): 1}, "3m": {}},
+        every=5,
+    ),
+    Case(
         "a reset at the beginning of the minute, and as many failures again",
-        failures([1] * 22 + [0] * 2 + [1] * 13) | info([1] * 37),
-        {"2m": {}, "3m": {told(): 1}},
+        failures([1] * 10 + [0] * 2 + [1] * 25) | up([1] * 37),
+        {"2m": {told(): 1}, "3m": {}},
+        every=5,
+    ),
+    Case(
+        "a reset in the middle of the minute",
+        failures([5] * 12 + [2] * 25) | up([1] * 37),
+        {"2m": {told(): 2}, "3m": {}},
         every=5,
     ),
     Case(
         "a reset of the minute before",
-        failures([5] * 16 + [0] * 4 + [2] * 4 + [3] * 13) | info([1] * 37),
+        failures([5] * 16 + [0] * 4 + [2] * 4 + [3] * 13) | up([1] * 37),
         {"2m": {told(): 2}, "3m": {told(): 1}},
         every=5,
     ),
     Case(
         "a reset at the end of the minute, and as many failures again",
-        failures([1] * 31 + [0] + [1] * 5) | info([1] * 37),
-        {"3m": {told(): 1}},
-        every=5,
-    ),
-    Case(
-        "resets of an hour and a half ago, of three quarters of an hour ago, and of now",
-        failures([5] * 10 + [3] * 45 + [2] * 44 + [3, 1]) | info([1] * 101),
-        {"11m": {told(): 3}, "56m": {told(): 2}, "100m": {told(): 1}, "101m": {told(): 1}},
-    ),
-    Case(
-        "a reset that is still to come",
-        failures([1] * 30 + [2] * 4 + [0] * 3) | info([1] * 37),
-        {"3m": {told(): 1}},
-        every=5,
-    ),
-    Case(
-        "a reset that is still to come, and leaves less than there was",
-        failures([5] * 21 + [6] + [0] * 15) | info([1] * 37),
+        failures([1] * 20 + [0] + [1] * 16) | up([1] * 37),
         {"2m": {told(): 1}, "3m": {}},
         every=5,
     ),
     Case(
+        "a reset that is still to come",
+        failures([1] * 18 + [2] * 4 + [0] * 3) | up([1] * 25),
+        {"2m": {told(): 1}},
+        every=5,
+    ),
+    Case(
         "a worker that dies of its failure, and is back after half a minute",
-        failures([5] * 10 + [GONE] * 10 + [6] * 5) | info([1] * 10 + [GONE] * 10 + [1] * 5),
+        failures([5] * 10 + [GONE] * 10 + [6] * 5) | up([1] * 10 + [0] * 10 + [1] * 5),
         {"2m": {told(): 1}},
         every=5,
     ),
@@ -183,133 +248,160 @@ INCREASE_CASES = [
         "back within the hour",
         failures([5, 5] + [GONE] * 45 + [7] * 3)
         | failures([NONE] * 47 + [3] * 3, class_="app.Broken")
-        | info([1, 1] + [GONE] * 45 + [1] * 3),
+        | up([1, 1] + [0] * 45 + [1] * 3),
         {"20m": {}, "48m": {told(): 2, told(class_="app.Broken"): 3}, "49m": {}},
     ),
     Case(
         "back after more than an hour it is as good as new",
         failures([5, 5] + [GONE] * 75 + [7] * 3)
         | failures([NONE] * 77 + [3] * 3, class_="app.Broken")
-        | info([1, 1] + [GONE] * 75 + [1] * 3),
+        | up([1, 1] + [GONE] * 75 + [1] * 3),
         {"78m": {}, "79m": {}},
     ),
+    Case(
+        "a new target whose series is younger than an hour, and one whose is not",
+        failures([NONE] * 98 + [2] * 3)
+        | created([NONE] * 98 + [2341] * 3)
+        | failures([NONE] * 98 + [3] * 3, worker="v")
+        | created([NONE] * 98 + [2340] * 3, worker="v")
+        | failures([NONE] * 98 + [4] * 3, worker="u")
+        | up([NONE] * 98 + [1] * 3),
+        {"99m": {told(): 2}, "100m": {}},
+    ),
+    Case(
+        "a new target whose young series is gone at once",
+        failures([NONE] * 12 + [5, GONE])
+        | created([NONE] * 12 + [58, GONE])
+        | up([NONE] * 12 + [1, GONE]),
+        {"2m": {told(): 5}, "3m": {}},
+        every=5,
+    ),
+    Case(
+        "a life that fails as often as the one before it, or more often",
+        failures([2] * 10 + [GONE] * 5 + [2, 2, GONE])
+        | created([1] * 10 + [GONE] * 5 + [74, 74, GONE])
+        | failures([2] * 10 + [GONE] * 5 + [3] * 22, worker="v")
+        | created([1] * 10 + [GONE] * 5 + [74] * 22, worker="v")
+        | failures([2] * 10 + [GONE] * 5 + [3] * 22, worker="same")
+        | created([1] * 37, worker="same")
+        | up([1] * 10 + [0] * 5 + [1] * 22),
+        {"2m": {told(): 2, told(worker="v"): 3, told(worker="same"): 1}, "3m": {}},
+        every=5,
+    ),
+    Case(
+        "a life after three quarters of an hour",
+        failures([2, 2] + [GONE] * 45 + [2] * 3)
+        | created([1, 1] + [GONE] * 45 + [2800] * 3)
+        | up([1, 1] + [GONE] * 45 + [1] * 3),
+        {"48m": {told(): 2}, "49m": {}},
+    ),
+    Case(
+        "a first failure, which is when the counter is created",
+        failures([0] * 12 + [1] * 12 + [2] * 13) | created([NONE] * 12 + [58] * 25) | up([1] * 37),
+        {"2m": {told(): 1}, "3m": {told(): 1}},
+        every=5,
+    ),
 ]
 
-# Worker-minutes.
-
-
-def minute(**other: str) -> str:
-    return labels(**TARGET | {"worker": "w"} | other)
-
-
-FAILED_CASES = [
-    Case(
-        "a minute is bad once, however many failures of however many classes",
-        failures([0, 0, 3, 3, 3]) | failures([0, 0, 1, 1, 1], class_=OOM) | info([1] * 5),
-        {"1m": {minute(): 0}, "3m": {minute(): 1}, "4m": {minute(): 0}},
-    ),
-    Case(
-        "by system failures only",
-        failures([0, 0, 9, 9], kind="user")
-        | failures([0, 0, 9, 9], kind="unknown", worker="v")
-        | info([1] * 4),
-        {"3m": {minute(): 0, minute(worker="v"): 0}},
-    ),
-    Case(
-        "of each worker on each target of each job",
-        failures([0, 1, 1])
-        | failures([0, 0, 0], worker="v")
-        | failures([0, 0, 0], instance="b")
-        | failures([0, 0, 0], job="durable")
-        | info([1] * 3),
-        {
-            "2m": {
-                minute(): 1,
-                minute(worker="v"): 0,
-                minute(instance="b"): 0,
-                minute(job="durable"): 0,
-            }
-        },
-    ),
-    Case(
-        "a target that is gone has none",
-        failures([0, 0, GONE]) | info([1, 1, GONE]),
-        {"1m": {minute(): 0}, "2m": {}},
-    ),
-]
-
-
-def fleet(failing: Sequence[int], of: int, job: str = "flyte") -> dict[str, Values]:
-    """Workers, of which in each minute so many fail once, by the platform's fault."""
-    history = info([1] * (len(failing) + 1), job=job)
-    for worker in range(of):
-        counts = [0]
-        for number in failing:
-            counts.append(counts[-1] + (worker < number))
-        history |= failures(counts, job=job, worker=str(worker))
-    return history
-
-
-def ratio_cases(minutes: int) -> list[Case]:
-    """Those of the ratio over so many minutes; Prometheus 2 has one value more in them than 3."""
-    enough = minutes + minutes // 4 + 2
-    return [
-        Case(
-            "the share of worker-minutes, by job",
-            fleet([2] * enough, 3) | fleet([0] * enough, 1, job="durable"),
-            {f"{enough}m": {labels(job="flyte"): 2 / 3, labels(job="durable"): 0}},
-        ),
-        Case(
-            "of one worker's whole window at least",
-            fleet([1, 1, 0], 1),
-            {"3m": {labels(job="flyte"): 2 / minutes}},
-        ),
-    ]
-
-
-# The alerts on it. 2 of 13 is 0.154, 3 of 23 is 0.130; 1 of 16 is 0.0625, 1 of 18 is 0.0556.
+# How fast the platform uses up its error budget, of so many attempts in each minute.
 
 FLYTE = [labels(job="flyte")]
 
-FAST_CASES = [
-    Case(
-        "15 % of a job's workers fail, of another job's 13 %",
-        fleet([2] * 40, 13) | fleet([3] * 40, 23, job="durable"),
-        {"40m": FLYTE},
-    ),
-    Case("it is over", fleet([23] * 10 + [3] * 8, 23), {"11m": FLYTE, "18m": []}),
-    Case("it has only begun", fleet([3] * 63 + [8], 23), {"65m": []}),
-    Case("one failure in the first minute of a job", fleet([0, 1, 0, 0], 1), {"3m": [], "4m": []}),
-    Case(
-        "classes that are born at 1, one each minute",
-        {
-            name: values
-            for minute in range(1, 10)
-            for name, values in failures([NONE] * minute + [1] * 12, class_=str(minute)).items()
-        }
-        | info([1] * 12),
-        {"9m": [], "10m": FLYTE},
-    ),
-    Case(
-        "a worker that fails at each start, and forgets",
-        failures([0, 1] * 12) | info([1] * 24),
-        {"10m": [], "20m": FLYTE},
-    ),
-    Case(
-        "nobody is left to fail",
-        {name: [*values, GONE] for name, values in fleet([13] * 8, 13).items()},
-        {"8m": FLYTE, "20m": []},
-    ),
-]
 
-SLOW_CASES = [
+def once(at: int, **outcomes: int) -> dict[str, Values]:
+    """Attempts of one minute, by their outcome."""
+    return {
+        name: values
+        for outcome, number in outcomes.items()
+        for name, values in attempted([NONE] * at + [number], outcome=outcome).items()
+    }
+
+
+def burn_cases(window: str) -> list[Case]:
+    """Steps of the histories are 5 minutes in those that are `SLOW`."""
+    steps = WINDOWS[window] // (5 if f"{BURN}{window}" in SLOW else 1)
+    step = WINDOWS[window] // steps
+    end = 2 * steps
+    now = f"{end * step}m"
+    within, before = end - 3 * steps // 4, end - 3 * steps // 2
+    return [
+        Case(
+            "twice as many as are allowed, of all that were attempted",
+            attempted([NONE] * within + [1, 1], outcome="system")
+            | attempted([NONE] * within + [40, 20])
+            | attempted([NONE] * within + [38], outcome="user")
+            | attempted([900] + [NONE] * within, task="long ago")
+            | attempted([NONE] * within + [50], job="durable")
+            | attempted([NONE] * within + [8], job="other", outcome="system")
+            | attempted([NONE] * within + [42], job="other", outcome="system", task="u"),
+            {now: {labels(job="flyte"): 2, labels(job="other"): 100}},
+        ),
+        Case(
+            "before",
+            once(before, system=2, ok=98) | attempted([NONE] * within + [9], task="u"),
+            {now: {}},
+        ),
+        Case("of twenty at least", once(within, system=1, ok=1), {now: {labels(job="flyte"): 5}}),
+    ]
+
+
+def rates(long: str, its: float, short: str, other: float, job: str) -> dict[str, Values]:
+    """How fast a job uses up its budget, in a long window and in a short one."""
+    return {
+        f"{BURN}{window}{labels(job=job)}": [rate] * 40
+        for window, rate in ((long, its), (short, other))
+    }
+
+
+def alert_cases(*pairs: tuple[str, str, float]) -> list[Case]:
+    """Those of an alert on these windows: it takes both, and more than so many times."""
+    return [
+        Case(
+            f"more than {limit} times in {long} and {short}, and of other jobs nearly",
+            rates(long, limit + 0.1, short, limit + 0.1, job="flyte")
+            | rates(long, limit, short, 99, job="long")
+            | rates(long, 99, short, limit, job="short")
+            # What the alert looks up.
+            | failed([NONE] * 6 + [39]),
+            {"30m": FLYTE, "31m": FLYTE},
+        )
+        for long, short, limit in pairs
+    ] + [
+        Case("nothing failed", rates(long, 0, short, 0, job="flyte"), {"30m": []})
+        for long, short, _ in pairs
+    ]
+
+
+FAST_CASES = alert_cases(("1h", "5m", 14.4), ("6h", "30m", 6))
+SLOW_CASES = alert_cases(("1d", "2h", 3), ("3d", "6h", 1))
+
+OUTSIDE_CASES = [
     Case(
-        "6.2 % of a job's workers fail, of another job's 5.6 %",
-        fleet([1] * 60, 16) | fleet([1] * 60, 18, job="durable"),
-        {"60m": FLYTE},
+        "five that end no attempt, of another job four",
+        failed([NONE, 2, 1])
+        | failed([NONE, 2], class_=OOM)
+        | failed([*[NONE] * 69, 1], kind="user")
+        | failed([NONE, 4], job="durable"),
+        {"46m": FLYTE, "70m": []},
     ),
-    Case("it is over", fleet([18] * 25 + [1] * 33, 18), {"26m": FLYTE, "58m": []}),
-    Case("it has only begun", fleet([1] * 99 + [4], 18), {"101m": []}),
+    Case(
+        "nine of which four end an attempt, of another job five",
+        failed([NONE, 9])
+        | attempted([NONE, 2, 1], outcome="system")
+        | attempted([NONE, 1], outcome="system", task="u")
+        | attempted([NONE, 50], outcome="user")
+        | attempted([NONE, 9], job="other", outcome="system")
+        | failed([NONE, 9], job="durable")
+        | attempted([NONE, 3, 1], job="durable", outcome="system")
+        | attempted([NONE, 1], job="durable", outcome="system", task="u"),
+        {"46m": FLYTE},
+    ),
+    Case(
+        "attempts of an hour and a half ago",
+        attempted([90] + [NONE] * 90, outcome="system") | failed([NONE] * 89 + [6]),
+        {"90m": FLYTE},
+    ),
+    Case("users' failures", failed([NONE, 900], kind="user"), {"2m": []}),
 ]
 
 # A new class. All that follows is scraped and evaluated each five minutes.
@@ -321,122 +413,111 @@ def seen(class_: str = DISK, kind: str = "system", job: str = "flyte") -> str:
     return labels(job=job, class_=class_, kind=kind)
 
 
-MAX_CASES = [
-    Case(
-        "the most that any worker on any target has; zeros too",
-        failures([1]) | failures([4], worker="v") | failures([2], instance="b"),
-        {"0m": {seen(): 4}},
-    ),
-    Case(
-        "each job, class and kind",
-        failures([0])
-        | failures([1], job="durable")
-        | failures([2], class_=OOM)
-        | failures([3], kind="user"),
-        {"0m": {seen(): 0, seen(job="durable"): 1, seen(OOM): 2, seen(kind="user"): 3}},
-    ),
-    Case("even before a reset", failures([5, 0]), {"1m": {seen(): 5}}),
-    Case(
-        "even if the target is gone by now",
-        failures([0, 0, 1, GONE]),
-        {"2m": {seen(): 1}, "3m": {}},
-        every=15,
-    ),
-]
+def days(number: float) -> list[float | str]:
+    return [NONE] * int(number * 24 * HOUR)
+
+
+OLD = info([1] * 40 * HOUR)
 
 NEW_CASES = [
     Case(
-        "first failure of a known class",
-        failures([0] * 25 * HOUR + [1] * 12),
-        {"1495m": [], "1500m": [seen()], "1510m": [seen()], "1525m": []},
+        "first failures, on two workers",
+        OLD | failed([*days(1.1), 1, *[NONE] * 4, 1]) | failed([*days(1.1), 2], worker="v"),
+        {"1575m": [], "1580m": [seen()], "1590m": [seen()], "1605m": []},
     ),
     Case(
-        "forgotten at once",
-        failures([0] * 25 * HOUR + [1, 0, 0, 0, 0]),
-        {"1500m": [seen()], "1510m": [seen()], "1520m": []},
+        "as another class, as another kind, of another job",
+        OLD
+        | info([1] * 40 * HOUR, job="durable")
+        | failed([*days(1), 1, *[NONE] * 27, 1])
+        | failed([*days(1.1), 1], class_="app.Broken", kind="user")
+        | failed([*days(1.1), 1], kind="unknown")
+        | failed([*days(1.1), 1], job="durable")
+        | failed([*days(1.1), 1], class_=OOM),
+        {
+            "1585m": [
+                seen(OOM),
+                seen("app.Broken", "user"),
+                seen(kind="unknown"),
+                seen(job="durable"),
+            ]
+        },
     ),
     Case(
-        "born at 3, a class of the user's",
-        failures([0] * 26 * HOUR)
-        | failures([NONE] * 25 * HOUR + [3] * 12, class_="app.Broken", kind="user"),
-        {"1500m": [seen("app.Broken", "user")]},
-    ),
-    Case(
-        "brought along by a new target",
-        failures([0] * 26 * HOUR) | failures([NONE] * 25 * HOUR + [1] * 12, instance="b"),
-        {"1500m": [seen()]},
-    ),
-    Case(
-        "known of another target",
-        failures([1] * 26 * HOUR) | failures([NONE] * 25 * HOUR + [1] * 12, instance="b"),
-        {"1500m": []},
-    ),
-    Case(
-        "known of another job, or as another kind",
-        failures([1] * 26 * HOUR, job="durable")
-        | failures([1] * 26 * HOUR, kind="unknown")
-        | failures([0] * 25 * HOUR + [1] * 12),
-        {"1500m": [seen()]},
+        "known of another worker",
+        OLD | failed([*days(0.9), 1]) | failed([*days(1.1), 1], worker="v"),
+        {"1585m": []},
     ),
     Case(
         "18 hours ago",
-        failures([1] * 7 * HOUR + [0] * 18 * HOUR + [1] * 12),
-        {"1500m": []},
+        OLD | failed([*days(0.5), 1, *days(0.75), 1]),
+        {"1805m": []},
     ),
     Case(
         "36 hours ago",
-        failures([1] * 2 * HOUR + [0] * 36 * HOUR + [1] * 12),
-        {"2280m": [seen()]},
+        OLD | failed([1, *days(1.5), 1]),
+        {"2165m": [seen()]},
     ),
     Case(
         "the job is new",
-        failures([NONE] * 7 * HOUR + [0] * 18 * HOUR + [1] * 12)
-        | failures([0] * 26 * HOUR, job="durable"),
-        {"1500m": []},
+        info([*[NONE] * 7 * HOUR, *[1] * 20 * HOUR])
+        | info([1] * 40 * HOUR, job="durable")
+        | failed([*days(1.1), 1]),
+        {"1585m": []},
     ),
 ]
 
 # Whose fault nobody knows.
 
-BY_KIND_CASES = [
-    Case(
-        "what failed in half an hour, by job and kind",
-        failures([0, 0, 1, 3, *[3] * 50])
-        | failures([0, 0, 2, *[2] * 51], class_=OOM)
-        | failures([0, 0, 4, *[4] * 51], kind="user")
-        | failures([0, 0, 8, *[8] * 51], job="durable")
-        | info([1] * 54)
-        | info([1] * 54, job="durable"),
-        {
-            "22m": {
-                labels(job="flyte", kind="system"): 5,
-                labels(job="flyte", kind="user"): 4,
-                labels(job="durable", kind="system"): 8,
-            },
-            "44m": {},
-        },
-    ),
-]
-
 
 def kinds(job: str = "flyte", **numbers: int) -> dict[str, Values]:
     """So many failures of each kind, at once."""
-    history = info([1] * 5, job=job)
-    for kind, number in numbers.items():
-        history |= failures([0, 0, number, number, number], kind=kind, job=job)
-    return history
+    return {
+        name: values
+        for kind, number in numbers.items()
+        for name, values in failed([NONE, number], kind=kind, job=job).items()
+    }
 
 
 UNKNOWN_CASES = [
-    Case("more than a tenth", kinds(unknown=5, user=25, system=18), {"4m": FLYTE}),
-    Case("nearly", kinds(unknown=5, user=25, system=20), {"4m": []}),
-    Case("five are enough", kinds(unknown=5), {"4m": FLYTE}),
-    Case("four are not", kinds(unknown=4, user=10), {"4m": []}),
-    Case("another job's", kinds(unknown=5) | kinds(job="durable", user=9), {"4m": FLYTE}),
+    Case(
+        "more than a tenth, for half an hour",
+        kinds(unknown=5, user=25, system=18),
+        {"1m": FLYTE, "25m": FLYTE, "45m": []},
+    ),
+    Case("nearly", kinds(unknown=5, user=25, system=20), {"2m": []}),
+    Case("five are enough", kinds(unknown=5), {"2m": FLYTE}),
+    Case(
+        "of two classes, in three minutes",
+        failed([2, 1], kind="unknown") | failed([NONE, 1, 1], kind="unknown", class_=OOM),
+        {"3m": FLYTE},
+    ),
+    Case(
+        "others in two minutes",
+        failed([30, 30]) | failed([5], kind="unknown"),
+        {"3m": []},
+    ),
+    Case(
+        "three quarters of an hour ago",
+        failed([5], kind="unknown") | failed([NONE] * 44 + [1]),
+        {"46m": []},
+    ),
+    Case("four are not", kinds(unknown=4, user=10), {"2m": []}),
+    Case("another job's", kinds(unknown=5) | kinds(job="durable", user=9), {"2m": FLYTE}),
     Case(
         "too few of one job, too small a share of another",
         kinds(unknown=4, user=4) | kinds(job="durable", unknown=5, user=50),
-        {"4m": []},
+        {"2m": []},
+    ),
+    Case(
+        "others failed an hour ago",
+        failed([900] + [NONE] * 44 + [1]) | failed([NONE] * 45 + [5], kind="unknown"),
+        {"46m": FLYTE},
+    ),
+    Case(
+        "others failed 20 minutes ago",
+        failed([900] + [NONE] * 19 + [1]) | failed([NONE] * 20 + [5], kind="unknown"),
+        {"21m": []},
     ),
 ]
 
@@ -449,21 +530,22 @@ def worker(name: str, job: str = "flyte") -> str:
 
 BY_WORKER_CASES = [
     Case(
-        "what failed in an hour, by job and worker, of any kind and class, on any target",
-        failures([0, 0, 1, 3, *[3] * 90])
-        | failures([0, 0, 2, *[2] * 91], kind="user", class_=OOM)
-        | failures([0, 0, 4, *[4] * 91], instance="b")
-        | failures([0] * 94, worker="v")
-        | failures([0, 0, 8, *[8] * 91], job="durable")
-        | info([1] * 94),
+        "what failed in an hour, by job and worker, of any kind and class; zeros too",
+        failed([NONE, 1, 2])
+        | failed([NONE, 2], kind="user", class_=OOM)
+        | failed([NONE, 8], job="durable")
+        | failures([5] * 94)
+        | failures([7] * 94, worker="v")
+        | failures([7] * 94, worker="v", instance="b")
+        | failures([7] * 94, job="durable"),
         {
-            "48m": {worker("w"): 9, worker("v"): 0, worker("w", "durable"): 8},
+            "48m": {worker("w"): 5, worker("v"): 0, worker("w", "durable"): 8},
             "92m": {worker("w"): 0, worker("v"): 0, worker("w", "durable"): 0},
         },
     ),
     Case(
         "what is beyond the limit is no worker",
-        failures([0, 0, 9, 9], worker="_OTHER") | failures([0] * 4) | info([1] * 4),
+        failed([NONE, 9], worker="_OTHER") | failures([9] * 4, worker="_OTHER") | failures([0] * 4),
         {"3m": {worker("w"): 0}},
     ),
 ]
@@ -471,23 +553,24 @@ BY_WORKER_CASES = [
 
 def workers(*numbers: int, job: str = "flyte") -> dict[str, Values]:
     """Workers a, b, c ... that have failed so often."""
-    history = info([1] * 5, job=job)
+    history: dict[str, Values] = {}
     for name, number in zip("abcde", numbers, strict=False):
-        history |= failures([0, 0, number, number, number], worker=name, job=job)
+        history |= failures([number] * 3, worker=name, job=job)
+        history |= failed([NONE, number], worker=name, job=job)
     return history
 
 
 OUTLIER_CASES = [
-    Case("more than three times as often", workers(31, 10, 10), {"4m": [worker("a")]}),
-    Case("three times as often", workers(30, 10, 0), {"4m": []}),
-    Case("ten times, where the others do not fail", workers(10, 0, 0), {"4m": [worker("a")]}),
-    Case("nine times", workers(9, 0, 0), {"4m": []}),
-    Case("one of two", workers(1000, 0), {"4m": []}),
-    Case("the only one", workers(1000), {"4m": []}),
+    Case("more than three times as often", workers(31, 10, 10), {"2m": [worker("a")]}),
+    Case("three times as often", workers(30, 10, 0), {"2m": []}),
+    Case("ten times, where the others do not fail", workers(10, 0, 0), {"2m": [worker("a")]}),
+    Case("nine times", workers(9, 0, 0), {"2m": []}),
+    Case("one of two", workers(1000, 0), {"2m": []}),
+    Case("the only one", workers(1000), {"2m": []}),
     Case(
         "each job has a median of its own",
         workers(31, 10, 10) | workers(99, 99, 99, job="durable"),
-        {"4m": [worker("a")]},
+        {"2m": [worker("a")]},
     ),
 ]
 
@@ -608,23 +691,17 @@ DROPPING_CASES = [
 ]
 
 CASES: dict[str, list[Case]] = {
+    BUDGET: [Case("one of a hundred", {}, {"1m": {"{}": 0.01}})],
     INCREASE: INCREASE_CASES,
-    FAILED: FAILED_CASES,
-    f"{RATIO}5m": ratio_cases(5),
-    f"{RATIO}30m": ratio_cases(30),
-    f"{RATIO}1h": ratio_cases(60),
-    f"{RATIO}6h": ratio_cases(360),
-    "FaultlensSystemFailuresFast": FAST_CASES,
-    "FaultlensSystemFailuresSlow": SLOW_CASES,
-    MAX: MAX_CASES,
-    BY_KIND: BY_KIND_CASES,
+    **{f"{BURN}{window}": burn_cases(window) for window in WINDOWS},
+    "FaultlensPlatformFailsAttempts": FAST_CASES,
+    "FaultlensPlatformFailsSomeAttempts": SLOW_CASES,
+    "FaultlensPlatformFailsOutsideAttempts": OUTSIDE_CASES,
+    "FaultlensNewFailureClass": NEW_CASES,
     "FaultlensUnknownFailures": UNKNOWN_CASES,
     BY_WORKER: BY_WORKER_CASES,
     "FaultlensWorkerOutlier": OUTLIER_CASES,
-    "FaultlensNewFailureClass": NEW_CASES,
     "FaultlensDown": DOWN_CASES,
     "FaultlensGone": GONE_CASES,
     "FaultlensDropping": DROPPING_CASES,
 }
-SLOW = {"FaultlensNewFailureClass", "FaultlensDown", "FaultlensGone", "FaultlensDropping"}
-"""Those that are scraped and evaluated each five minutes: they look back for a day."""

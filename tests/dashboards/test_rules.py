@@ -19,28 +19,27 @@ from urllib.parse import parse_qsl, urlsplit
 import pytest
 import yaml
 
-from faultlens import series
-from faultlens.exposition.families import Collector
-from faultlens.exposition.layout import Count
-from faultlens.exposition.ledgers import Reading
+from faultlens import series as metrics
 from tests.children import TIMEOUT
 from tests.dashboards.promql import promql_parser
 from tests.dashboards.rule_cases import (
+    BUDGET,
+    BURN,
     BY_WORKER,
     CASES,
     DISK,
-    FAILED,
     INCREASE,
-    MAX,
     NONE,
     OOM,
-    RATIO,
     SLOW,
+    TARGET,
+    WINDOWS,
     Case,
     Values,
     failures,
     info,
     labels,
+    series,
     up,
 )
 from tests.servers import needs
@@ -51,6 +50,9 @@ FILE = DASHBOARDS / "prometheus" / "faultlens.rules.yml"
 RULES: dict[str, dict[str, Any]] = {
     rule.get("record") or rule["alert"]: rule for rule in GROUP["rules"]
 }
+EXACT = {name for name in RULES if name.endswith(":increase1m")}
+"""The rules that read counters; the others read them, and plain metrics."""
+GIVEN = EXACT | {name for name in RULES if name.startswith(BURN)}
 ALERTS = {name: rule for name, rule in RULES.items() if "alert" in rule}
 
 
@@ -68,12 +70,15 @@ def selectors(expression: str | promql_parser.Expr) -> Iterator[promql_parser.Ve
 
 
 def needed_by(rule: str) -> list[str]:
-    """The rules that a rule needs, and itself, in the file's order."""
+    """The rules that a rule needs, and itself, in the file's order.
+
+    What the exact ones and the burn rates record, its cases give.
+    """
     needed, new = set(), {rule}
     while new:
         needed |= new
         read = {str(one.name) for name in new for one in selectors(RULES[name]["expr"])}
-        new = read & RULES.keys() - needed
+        new = read & RULES.keys() - needed - GIVEN
     return [name for name in RULES if name in needed]
 
 
@@ -141,8 +146,36 @@ def test_promtool_accepts_the_file() -> None:
     assert f"{len(RULES)} rules found" in result.stdout
 
 
+def test_what_is_exact_is_the_same_for_all_counters() -> None:
+    first, *others = (
+        re.sub(
+            r"faultlens_[a-z]+_(total|created)", r"\1", re.sub(r"sum by \(.*\)", "", rule["expr"])
+        )
+        for name, rule in RULES.items()
+        if name in EXACT
+    )
+    assert others == [first] * 3
+    for name in EXACT:
+        (counter,) = (metric for metric in metrics.COUNTERS if name.split(":")[1] == metric.name)
+        assert RULES[name]["expr"].startswith(f"sum by (job, {', '.join(counter.labels)}) (")
+
+
+def test_the_burn_rates_differ_in_their_windows_only() -> None:
+    rates = {name: rule["expr"] for name, rule in RULES.items() if name.startswith(BURN)}
+    assert list(rates) == [f"{BURN}{window}" for window in WINDOWS]
+    for window in WINDOWS:
+        assert rates[f"{BURN}{window}"] == rates[f"{BURN}30m"].replace("[30m]", f"[{window}]")
+
+
+def test_all_others_are_one_short_line() -> None:
+    for name, rule in RULES.items():
+        if name not in EXACT:
+            assert len(rule["expr"]) <= 300
+            assert "\n" not in rule["expr"]
+
+
 @needs("promtool")
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", CASES)
 def test_a_rule_tells_what_happened(rule: str, tmp_path: Path) -> None:
     assert not (said := run_cases(rule, tmp_path)), said
 
@@ -230,34 +263,64 @@ def changes(rule: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
                 promql_parser.parse(changed)
             except ValueError:
                 continue  # nobody would get that into a Prometheus
-            line = expression.count("\n", 0, token.start())
-            said = changed.splitlines()[line].strip()
-            yield f"line {line + 1}: {said}", {**rule, "expr": changed}
+            # With as much of what comes before as tells the place.
+            before = " ".join(expression[: token.start()].split())[-40:]
+            yield f"{before}[{token[0]}: {other}]", {**rule, "expr": changed}
     for other in durations(rule["for"]) if "for" in rule else ():
         yield f"for: {other}", {**rule, "for": other}
 
 
-UNNOTICED = {
-    # Nought times whatever.
-    FAILED: ["line 5: 0 * sum by (job, instance, worker) (faultlens_failures_total)"],
-    BY_WORKER: ['line 7: 0 * sum by (job, worker) (faultlens_failures_total{worker!="_OTHER"})'],
-    # A share that is exactly 0.14400000000000002 there is not.
-    "FaultlensSystemFailuresFast": [
-        f"line 1: {RATIO}1h >= 14.4 * 0.01",
-        f"line 3: {RATIO}5m >= 14.4 * 0.01",
+UNNOTICED: dict[str, list[str]] = {
+    INCREASE: [
+        # It is subtracted from only where there is a value of this minute.
+        "sum by (job, class, kind, worker) ( ([last_over_time: max_over_time]",
+        "last_over_time(faultlens_failures_total[[1m: 120s]",
+        # Zeros are left out for the cost only.
+        *["faultlens_failures_total[1m] offset 15s)[>: >=]"] * 4,
+        # When a series was created, and whether it is scraped, does not change within seconds.
+        "ilures_total[1m] offset 15s) > 0) unless[last_over_time: max_over_time]",
+        *["st_over_time(faultlens_failures_created[[1m: 120s]"] * 2,
+        *["over_time(faultlens_failures_created[1m][offset 15s: ]"] * 2,
+        *["over_time(faultlens_failures_created[1m][offset 15s: offset 30s]"] * 2,
+        *["over_time(faultlens_failures_created[1m][offset 15s: offset 7s]"] * 2,
+        "tlens_failures_created[1m] offset 15s) >[last_over_time: max_over_time]",
+        " offset 15s) > 0) and on (job, instance)[last_over_time: max_over_time]",
+        " offset 15s) > 0) and on (job, instance)[last_over_time: min_over_time]",
+        "nd on (job, instance) last_over_time(up[[1m: 120s]",
+        "on (job, instance) last_over_time(up[1m][offset 15s: ]",
+        "on (job, instance) last_over_time(up[1m][offset 15s: offset 30s]",
+        "on (job, instance) last_over_time(up[1m][offset 15s: offset 7s]",
+        "_over_time(up[1h] offset 75s) > 0 unless[last_over_time: max_over_time]",
+        "_over_time(up[1h] offset 75s) > 0 unless[last_over_time: min_over_time]",
+        # A counter that was last seen longer ago is as good as new.
+        "st_over_time(faultlens_failures_created[[1h: 7200s]",
+        # A new target has no value from before this minute.
+        "(min_over_time(faultlens_failures_total[[1m: 120s]",
+        "n_over_time(faultlens_failures_total[1m][offset 15s: offset 7s]",
     ],
-    "FaultlensSystemFailuresSlow": [
-        f"line 1: {RATIO}6h >= 6 * 0.01",
-        f"line 3: {RATIO}30m >= 6 * 0.01",
-    ],
-    # What failed longer ago is known, and so not new.
-    "FaultlensNewFailureClass": [f"line 1: max_over_time({MAX}[1800s]) > 0"],
     # No one asks for the value.
-    "FaultlensDown": ["line 1: sum by (job, instance) (present_over_time(faultlens_info[1d]))"],
+    "FaultlensNewFailureClass": [
+        "[sum: max]",
+        "sum by (job, class, kind) ([sum_over_time: max_over_time]",
+        "sum by (job, class, kind) ([sum_over_time: last_over_time]",
+        # What failed longer ago is known, and so not new.
+        "over_time(faultlens:failures:increase1m[[15m: 1800s]",
+        "se1m[15m])) unless on (job, class, kind)[sum_over_time: max_over_time]",
+        "se1m[15m])) unless on (job, class, kind)[sum_over_time: last_over_time]",
+    ],
+    "FaultlensDown": ["[group: sum]"],
     "FaultlensGone": [
-        "line 1: sum by (job) (present_over_time(faultlens_info[1d]))",
-        # What has been gone for longer is not asked for in line 1.
-        "line 5: (up and on (job, instance) present_over_time(faultlens_info[172800s]))",
+        "[group: sum]",
+        # What has been gone for longer is not asked for at the beginning.
+        "tance) present_over_time(faultlens_info[[1d: 172800s]",
+    ],
+    # Nought times whatever.
+    BY_WORKER: ['ncrease1m{worker!="_OTHER"}[1h])) or 0 *[group: sum]'],
+    "FaultlensPlatformFailsOutsideAttempts": [
+        'ncrease1m{outcome="system"}[1h])) or 0 *[sum: max]',
+        'me="system"}[1h])) or 0 * sum by (job) ([sum_over_time: max_over_time]',
+        'me="system"}[1h])) or 0 * sum by (job) ([sum_over_time: last_over_time]',
+        "over_time(faultlens:failures:increase1m[[1h: 7200s]",
     ],
 }
 """The changes that change nothing, and why."""
@@ -265,7 +328,8 @@ UNNOTICED = {
 
 @needs("promtool")
 def test_each_change_to_a_rule_is_noticed(tmp_path: Path) -> None:
-    made = [(name, *change) for name, rule in RULES.items() for change in changes(rule)]
+    mutated = CASES.keys() - {f"{BURN}{window}" for window in WINDOWS if window != "30m"}
+    made = [(name, *change) for name in mutated for change in changes(RULES[name])]
 
     def noticed(number: int) -> bool:
         name, _, changed = made[number]
@@ -278,7 +342,9 @@ def test_each_change_to_a_rule_is_noticed(tmp_path: Path) -> None:
         if not seen:
             unnoticed.setdefault(name, []).append(what)
     print(f"{len(made)} changes, {sum(results)} noticed, the others change nothing")
-    assert unnoticed == UNNOTICED
+    assert {name: sorted(of) for name, of in unnoticed.items()} == {
+        name: sorted(of) for name, of in UNNOTICED.items()
+    }
 
 
 # All rules together.
@@ -287,7 +353,8 @@ def test_each_change_to_a_rule_is_noticed(tmp_path: Path) -> None:
 @needs("promtool")
 @pytest.mark.parametrize("history", [{}, up([1] * 6 + [0] * 30)], ids=["nothing", "others"])
 def test_without_faultlens_nothing_is_told(history: dict[str, Values], tmp_path: Path) -> None:
-    asked = {"expr": '{__name__=~".+",__name__!="up"}', "eval_time": "30m", "exp_samples": []}
+    names = f'{{__name__=~".+", __name__!~"up|{BUDGET}"}}'
+    asked = {"expr": names, "eval_time": "30m", "exp_samples": []}
     test = {"interval": "1m", "input_series": inputs(history), "promql_expr_test": [asked]}
     assert not (said := promtool(tmp_path, list(RULES.values()), [test])), said
 
@@ -301,7 +368,10 @@ def test_users_who_fail_massively_page_nobody_and_are_nobodys_ticket(tmp_path: P
         | failures([0] * 90)
         | failures([0] * 90, worker="v")
         | failures([0] * 90, worker="u")
+        | series("faultlens_attempts_total", range(0, 9000, 100), TARGET, outcome="user")
+        | series("faultlens_attempts_total", range(90), TARGET, outcome="ok")
         | info([1] * 90)
+        | up([1] * 90)
     )
     quiet = [
         {"expr": 'ALERTS{severity!="info"}', "eval_time": f"{minute}m", "exp_samples": []}
@@ -320,27 +390,50 @@ def test_users_who_fail_massively_page_nobody_and_are_nobodys_ticket(tmp_path: P
     assert not (said := promtool(tmp_path, list(RULES.values()), [test])), said
 
 
+@needs("promtool")
+def test_a_platform_that_fails_its_attempts_pages(tmp_path: Path) -> None:
+    attempts = "faultlens_attempts_total"
+    history = (
+        series(attempts, range(0, 3000, 100), TARGET, outcome="ok")
+        | series(attempts, [0, *[NONE] * 4, *range(1, 626, 25)], TARGET, outcome="system")
+        | up([1] * 30)
+    )
+    asked = [
+        {
+            "expr": 'count by (alertname) (ALERTS{severity="page"})',
+            "eval_time": f"{minute}m",
+            "exp_samples": [{"labels": f"{{alertname={json.dumps(alert)}}}", "value": 1}] * fires,
+        }
+        for alert in ["FaultlensPlatformFailsAttempts"]
+        for minute, fires in ((5, False), (20, True))
+    ]
+    test = {"interval": "1m", "input_series": inputs(history), "promql_expr_test": asked}
+    assert not (said := promtool(tmp_path, list(RULES.values()), [test])), said
+
+
 def moved_by_users(expression: str) -> list[str]:
-    """What an expression reads that failures of the kind user can raise above 0."""
+    """What an expression reads that failures of the kind user can raise above 0.
 
-    def without_zeros(node: promql_parser.Expr) -> promql_parser.Expr | None:
-        zeros = (
-            isinstance(node, promql_parser.BinaryExpr)
-            and str(node.op) == "*"
-            and isinstance(node.lhs, promql_parser.NumberLiteral)
-            and node.lhs.val == 0
-        )
-        return promql_parser.parse("vector(0)") if zeros else None
+    What it divides by they can only raise, and so lower the result.
+    """
 
+    def without_divisors(node: promql_parser.Expr) -> promql_parser.Expr | None:
+        if isinstance(node, promql_parser.BinaryExpr) and str(node.op) == "/":
+            return node.lhs
+        return None
+
+    expr, before = promql_parser.parse(expression), ""
+    while str(expr) != before:  # the left side may be a division too
+        before = str(expr)
+        expr = promql_parser.transform(expr, pre_visit=without_divisors)
     found = []
-    parsed = promql_parser.transform(promql_parser.parse(expression), pre_visit=without_zeros)
-    for selector in selectors(parsed):
+    for selector in selectors(expr):
         only_system = any(
             (matcher.name, matcher.op, matcher.value)
-            == ("kind", promql_parser.MatchOp.Equal, "system")
+            in [(label, promql_parser.MatchOp.Equal, "system") for label in ("kind", "outcome")]
             for matcher in selector.matchers.matchers
         )
-        if only_system or selector.name in ("up", "faultlens_info"):
+        if only_system:
             continue
         if selector.name in RULES:
             found += moved_by_users(RULES[selector.name]["expr"])
@@ -351,7 +444,7 @@ def moved_by_users(expression: str) -> list[str]:
 
 def test_nothing_that_pages_reads_user_failures() -> None:
     pages = [name for name, alert in ALERTS.items() if alert["labels"]["severity"] == "page"]
-    assert pages == ["FaultlensSystemFailuresFast"]
+    assert pages == ["FaultlensPlatformFailsAttempts"]
     for name in pages:
         assert moved_by_users(ALERTS[name]["expr"]) == []
     # A kind that an expression made up itself would be none.
@@ -366,6 +459,8 @@ def test_nothing_that_pages_reads_user_failures() -> None:
         'sum(faultlens_failures_total{kind=~"system|user"})',
         f'{INCREASE}{{kind="user"}}',
         f"1 * {BY_WORKER} > 3",
+        "sum(faultlens:attempts:increase1m)",
+        'a{outcome="ok"} / b',
     ],
 )
 def test_what_reads_user_failures_is_recognised(expression: str) -> None:
@@ -374,17 +469,16 @@ def test_what_reads_user_failures_is_recognised(expression: str) -> None:
 
 def known_labels() -> dict[str, set[str]]:
     """Every metric that faultlens has, Prometheus' own and the recorded ones, with its labels."""
-    keys = [
-        (series.FAILURES, "c", "user", "w", "d"),
-        (series.SUPPRESSED, "c", "user", "w", "wrapped"),
-    ]
-    reading = Reading({key: Count(1, 1.0, 1.0) for key in keys}, set())
-    told = Collector(lambda: reading, lambda: {"version": "0.1.0"}).collect()
-    known = {sample.name: set(sample.labels) for family in told for sample in family.samples}
-    known |= {name: set(name.split(":")[0].split("_")) for name in RULES if name not in ALERTS}
-    return {name: of | {"job", "instance"} for name, of in known.items()} | {
-        "up": {"job", "instance"}
+    known = {
+        f"faultlens_{metric.name}_{suffix}": set(metric.labels) | {"job", "instance"}
+        for metric in metrics.COUNTERS
+        for suffix in ("total", "created")
     }
+    known |= {"up": {"job", "instance"}, "faultlens_info": {"job", "instance"}}
+    for name, rule in RULES.items():
+        by = re.match(r"sum by \(([^)]*)\)", rule["expr"])
+        known[name] = set(by[1].split(", ")) if by else set()
+    return known
 
 
 def test_every_name_that_is_used_is_one() -> None:
@@ -407,8 +501,8 @@ def test_every_name_that_is_used_is_one() -> None:
 
 def test_the_windows_of_a_minute_are_as_long_as_the_time_between_evaluations() -> None:
     assert GROUP["interval"] == "1m"
-    assert "[1h] offset 15s" in RULES[INCREASE]["expr"]
-    assert "[59m] offset 75s" in RULES[INCREASE]["expr"]
+    assert "[1m] offset 15s" in RULES[INCREASE]["expr"]
+    assert "[1h] offset 75s" in RULES[INCREASE]["expr"]
 
 
 # Where alerts lead.
@@ -420,10 +514,11 @@ BOARDS = {
 }
 JOB, CLASS, WORKER = 'jobs of "A&B" + 1%', 'app.Größe"', "queue\\1 #2?"
 TELLS = {
-    "FaultlensSystemFailuresFast": f" {CLASS} on 0 (39);",
-    "FaultlensSystemFailuresSlow": f"in the last six hours: {CLASS} on 0 (59); see",
-    "FaultlensNewFailureClass": "The platform team is to look at what was changed",
-    "FaultlensUnknownFailures": f"in the last half hour: {CLASS} (5); see",
+    "FaultlensPlatformFailsAttempts": f"in the last hour: {CLASS} on w (39); see",
+    "FaultlensPlatformFailsSomeAttempts": f"in the last day: {CLASS} on w (39); see",
+    "FaultlensPlatformFailsOutsideAttempts": f"Most often: {CLASS} (3);",
+    "FaultlensNewFailureClass": "The platform team should look at what was changed",
+    "FaultlensUnknownFailures": f"Most often: {CLASS} (5); see",
     "FaultlensWorkerOutlier": "median of its job: system 31; what",
     "FaultlensDown": "Failures there are seen by nobody",
     "FaultlensGone": f"Nobody sees the failures of {JOB}.",

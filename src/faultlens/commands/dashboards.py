@@ -96,4 +96,5 @@ Grafana: cp -r {grafana}/. /etc/grafana/faultlens
          cp {grafana}/provisioning/dashboards/faultlens.yml /etc/grafana/provisioning/dashboards
          or, by hand, each board at {grafana_url.rstrip("/")}/dashboard/import
          The other provisioning file is for a Grafana that has no data sources yet.
-Prometheus: rule_files: [{(directory / _RULES).absolute()}]"""
+Prometheus: rule_files: [{(directory / _RULES).absolute()}]
+         The boards are empty without these rules."""

@@ -1,0 +1,86 @@
+"""What the boards and rules cost Prometheus: ``python -m benchmarks.boards``.
+
+It needs prometheus and promtool, and some minutes. There are 17,400 series: 300 workers, each with
+58 classes, of which some fail. Each query is asked for an hour, as Grafana would ask it, and
+compared with a bare increase() over the same hour. Then the rules are evaluated, as Prometheus does
+each minute.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from pathlib import Path
+
+import yaml
+from tests.dashboards import histories
+from tests.dashboards.histories import DAY, HOUR, MINUTE, RULES, History
+from tests.dashboards.panels import View, ask, ask_range, boards
+from tests.servers import Prometheus, prometheus
+
+WORKERS, CLASSES, KINDS = 300, 58, ("user", "system", "unknown")
+INCREASE = "sum by (kind) (increase(faultlens_failures_total[{}]))"
+TIMES = 5
+
+
+def main() -> None:
+    history = failing()
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        histories.store([history], directory)
+        with prometheus(directory, "", "--storage.tsdb.retention.time=100y") as server:
+            measure(server, View(history.end))
+
+
+def failing() -> History:
+    """Each worker fails three times in its own quarter of an hour."""
+    history = History(20_000 * DAY, 80 * MINUTE)
+    target = history.target()
+    known = [(f"yourapp.errors.Class{n:02}Error", KINDS[n % 3]) for n in range(CLASSES)]
+    for number in range(WORKERS):
+        worker = f"node-{number:03}"
+        target.knows(*known, worker=worker)
+        for at in range(3):
+            minute = 20 + number % 55 + at
+            target.fails(*known[(number + at) % CLASSES], minute * MINUTE, worker=worker)
+            target.attempts("ok", minute * MINUTE, task=f"task-{number}")
+    return history
+
+
+def measure(server: Prometheus, view: View) -> None:
+    """Print what each query takes, and how many times a bare increase()."""
+    step = max(60, view.step(60))
+    instant = seconds(server, INCREASE.format("1h"), view, None)
+    steps = seconds(server, INCREASE.format("1m"), view, step)
+    print(f"increase(), an instant {instant:.2f} s, {HOUR // step} steps {steps:.2f} s")
+    for board in boards():
+        for panel in board.panels:
+            for target in panel.raw.get("targets", ()):
+                if "expr" not in target:
+                    continue
+                every = None if target.get("instant") else step
+                took = seconds(server, board.fill(target["expr"], view, step), view, every)
+                times = took / (steps if every else instant)
+                print(f"{times:6.2f} times {took:6.2f} s  {panel} {target['refId']}")
+    (group,) = yaml.safe_load(RULES.read_text())["groups"]
+    rules = [(seconds(server, rule["expr"], view, None), rule) for rule in group["rules"]]
+    for one, rule in rules:
+        print(f"{one:19.2f} s  {rule.get('record') or rule['alert']}")
+    print(f"{sum(one for one, _ in rules):19.2f} s  all rules together")
+
+
+def seconds(server: Prometheus, expression: str, view: View, step: int | None) -> float:
+    """The shortest of some times that an expression takes, once or at each step."""
+    found = []
+    for _ in range(TIMES):
+        began = time.perf_counter()
+        if step is None:
+            ask(server, "query", {"query": expression, "time": view.end})
+        else:
+            ask_range(server, expression, view, step)
+        found.append(time.perf_counter() - began)
+    return min(found)
+
+
+if __name__ == "__main__":
+    main()
