@@ -673,7 +673,11 @@ def overview() -> dashboard.Dashboard:
 
 
 def failures_of(kind: Kind) -> dashboard.Panel:
-    condition = f'event.faultlens.kind = "{kind.name}"'
+    # Not :regex, whose backslashes would be no JSON in the link.
+    condition = (
+        f'event.faultlens.kind = "{kind.name}" && event.exception.type =~ `${{class:pipe}}` && '
+        "event.faultlens.worker =~ `${worker:pipe}`"
+    )
     return number(
         title=kind.title,
         description=(
