@@ -249,7 +249,7 @@ RULES_NEEDED = (
     "If the rules are not loaded: `faultlens dashboards DIR` writes faultlens.rules.yml, for "
     "`rule_files` in Prometheus' configuration."
 )
-BARS = 60  # at most, beside each other
+BARS = 120  # at most; the fewer there are, the later the last one is complete
 
 BY_THRESHOLDS = dashboard.FieldColor(mode=dashboard.FieldColorModeId.THRESHOLDS)
 LAST_VALUE = common.ReduceDataOptions(calcs=["lastNotNull"], fields="", values=False)
