@@ -142,11 +142,11 @@ class TestClasses:
     @pytest.mark.parametrize(
         ("args", "number", "of"),
         [
-            (["OOMError"], 2, "flyte.errors.AppleSiliconDaemonOOMError"),
+            (["NamespaceNot"], 1, "durable_workflow.errors.NamespaceNotFound"),
             (["flyte.errors.OOM*"], 1, "flyte.errors.OOMError"),
             (["--sdk", "flyte", "--kind", "system", "Gpu"], 0, ""),
             (["--sdk", "durable_workflow", "ServerError"], 1, "durable_workflow.errors.Ser"),
-            (["GPUFault", "--kind", "system"], 2, "flyte.errors.GPUFaultError"),
+            (["RuntimeSystem", "--kind", "system"], 1, "flyte.errors.RuntimeSystemError"),
         ],
     )
     def test_shows_only_what_is_asked_for(self, args: list[str], number: int, of: str) -> None:
