@@ -264,7 +264,7 @@ class Pipeline:
         self.hook.poll()
         return self._known_outcome(exc) or Kind.UNKNOWN.value
 
-    def outcome_of(self, failure: Failure) -> str:
+    def _outcome_of(self, failure: Failure) -> str:
         if failure.role in (Role.ORIGIN, Role.PEER):
             return failure.kind.value
         if failure.role is Role.CONFIGURED:
@@ -280,7 +280,7 @@ class Pipeline:
             sdk = self._sdk_of(type(link))
             if sdk is not None and sdk.ended_unseen(link, failure) is not None:
                 return Role.PROPAGATED.value  # another attempt's failure
-            return self.outcome_of(failure)
+            return self._outcome_of(failure)
         return None
 
     # What the metrics are read from.
@@ -350,7 +350,7 @@ class Pipeline:
         self.ledger.add(series.key_of(failure), natives.time(), trace)
         if wanted:
             self._write(failure, native, None, span, keep=True)
-        return self.outcome_of(failure)
+        return self._outcome_of(failure)
 
     def _span(self) -> tuple[Any, tuple[int, int] | None, bool]:
         """The current span, its ids if it is sampled, and whether a span or the log wants more."""

@@ -120,10 +120,6 @@ class Recorder(Protocol):
         """The outcome of an attempt that this SDK exception ended."""
         ...
 
-    def outcome_of(self, failure: Failure) -> str:
-        """The outcome of an attempt that ended so."""
-        ...
-
 
 class PrivateHook(NamedTuple):
     """A function of an SDK that is not of its public interface, and that an adapter hooks."""
