@@ -34,21 +34,17 @@ SUITES: Mapping[str, tuple[int, Sequence[str]]] = {
     "package": (40, []),  # all tests that no other suite has
     "demo": (45, ["demo"]),
     "dashboards": (180, ["dashboards", "test_dashboards.py"]),
-    "flows": (50, []),  # these two are no tests but PROGRAMS
-    "compat": (200, []),
+    "flows": (50, []),  # no tests but the programs in FLOWS
 }
 """For each suite its seconds on two idle cores, and where its tests are."""
 
-PROGRAMS: Mapping[str, Sequence[str]] = {
-    "flows": ("tests.sdks.flyte_flows", "tests.sdks.durable_flows"),
-    "compat": ("tests.compat",),
-}
-"""They print tables, and fail if something in them is wrong."""
+FLOWS = ("tests.sdks.flyte_flows", "tests.sdks.durable_flows")
+"""They print what happens in an SDK, how often it truly goes wrong, and what is counted."""
 
 DEFAULTS: Mapping[str, Mapping[str, Sequence[str]]] = {
     "test": {
         "oldest": ["hook", "sdks", "sinks", "exposition", "package"],
-        "newest": [suite for suite in SUITES if suite not in PROGRAMS],
+        "newest": [suite for suite in SUITES if suite != "flows"],
     },
     "flows": {sdks: ["flows"] for sdks in SDKS},
 }
@@ -171,13 +167,12 @@ def run(environment: Environment, suite: str) -> Result:
     say(f"\n== {environment.name}: {suite}")
     started = time.monotonic()
     python = str(environment.folder / "bin" / "python")
-    programs = PROGRAMS.get(suite)
-    passed, failed, skipped = run_programs(python, programs) if programs else tests(python, suite)
+    passed, failed, skipped = flows(python) if suite == "flows" else tests(python, suite)
     return Result(environment.name, suite, time.monotonic() - started, passed, failed, skipped)
 
 
-def run_programs(python: str, modules: Sequence[str]) -> tuple[int, list[str], list[str]]:
-    def start(module: str) -> subprocess.CompletedProcess[str]:
+def flows(python: str) -> tuple[int, list[str], list[str]]:
+    def flow(module: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [python, "-m", module],
             cwd=ROOT,
@@ -189,12 +184,12 @@ def run_programs(python: str, modules: Sequence[str]) -> tuple[int, list[str], l
 
     failed = []
     with ThreadPoolExecutor() as pool:
-        for module, done in zip(modules, pool.map(start, modules), strict=True):
+        for module, done in zip(FLOWS, pool.map(flow, FLOWS), strict=True):
             say(done.stdout)
             if done.returncode != 0:
                 say(done.stderr)
                 failed.append(module)
-    return len(modules) - len(failed), failed, []
+    return len(FLOWS) - len(failed), failed, []
 
 
 def tests(python: str, suite: str) -> tuple[int, list[str], list[str]]:

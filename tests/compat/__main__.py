@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -75,6 +76,8 @@ class Row(NamedTuple):
 
 
 def main() -> None:
+    # Trio's tests wait for it for ever where it is ignored, as in a script's background.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with tempfile.TemporaryDirectory() as folder:
         python = build(Path(folder))
         rows = [compare(package, python, Path(folder)) for package in PACKAGES]
