@@ -56,13 +56,13 @@ UNKNOWN = Kind(
     title="Unknown",
     color="#D08700",
     meaning="nothing that can be seen decides whose fault it is",
-    who_acts="Whoever owns the rules writes one.",
+    who_acts="The owner of the rules writes one.",
 )
 USER = Kind(
     name="user",
     title="User",
     color="#3F83F2",
-    meaning="whoever wrote or called the workflow is at fault: code, input, credentials",
+    meaning="the author or caller of the workflow is at fault: code, input, credentials",
     who_acts="They act; nobody is paged.",
 )
 KINDS = (SYSTEM, UNKNOWN, USER)
@@ -934,7 +934,7 @@ look at storage, the control plane, the last deploy. Then at a trace below.
 
 **Unknown**: look at a trace, decide, and write a rule into the file that `FAULTLENS_RULES` names.
 
-**User**: whoever wrote or called the workflow acts. Nobody is paged; if many fail alike, improve
+**User**: the author or caller of the workflow acts. Nobody is paged. If many fail alike, improve
 the documentation.""",
     )
 

@@ -7,7 +7,11 @@ from enum import Enum
 from types import MappingProxyType
 from typing import NamedTuple
 
-__all__ = ["Failure", "Kind", "Role"]
+__all__ = ["CANCELLED", "OK", "Failure", "Kind", "Role"]
+
+OK = "ok"
+CANCELLED = "cancelled"
+"""The outcomes of an attempt that no failure ended; the others are kinds, and ``propagated``."""
 
 
 class Kind(str, Enum):

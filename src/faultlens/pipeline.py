@@ -20,7 +20,7 @@ from faultlens.exposition.claims import Claims
 from faultlens.exposition.ledger import Ledger
 from faultlens.exposition.ledgers import Ledgers, Reading
 from faultlens.exposition.serving import Server
-from faultlens.failure import Failure, Kind, Role
+from faultlens.failure import OK, Failure, Kind, Role
 from faultlens.hook import Hook
 from faultlens.identity import IdentityMap
 from faultlens.rules import checking
@@ -268,7 +268,7 @@ class Pipeline:
         if failure.role in (Role.ORIGIN, Role.PEER):
             return failure.kind.value
         if failure.role is Role.CONFIGURED:
-            return series.OK  # the user has said that it is no failure
+            return OK  # FAULTLENS_SUPPRESS says that it is not a failure
         return Role.PROPAGATED.value
 
     def _known_outcome(self, exc: BaseException) -> str | None:

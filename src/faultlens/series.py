@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from faultlens.exposition.layout import OTHER, Count, Key, total
-from faultlens.failure import Failure, Role
+from faultlens.failure import OK, Failure, Role
 
 __all__ = [
     "ATTEMPTS",
@@ -35,8 +35,6 @@ ISSUES = "issues"
 ATTEMPTS = "attempts"
 DROPPED = "dropped"
 
-OK = "ok"
-"""The outcome of an attempt that ended well."""
 
 CLASS_LIMIT = 300
 """Distinct classes with a raise, in all ledgers together."""

@@ -293,7 +293,7 @@ def test_only_system_failures_are_red() -> None:
                 )
     for _, annotation in ANNOTATIONS:
         assert not is_red(annotation["iconColor"])
-    # A palette has red in it: it is for what is about no kind, and whose kinds are not beside it.
+    # A palette contains red, so only panels that do not show kinds use it.
     modes = {one["mode"] for one in inside([board.raw for board in BOARDS]) if is_color(one)}
     assert modes <= {"thresholds", "fixed", "palette-classic"}
 

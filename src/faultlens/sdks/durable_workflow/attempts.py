@@ -6,7 +6,7 @@
     a cancellation ended it                       cancelled
     an SDK exception                              the kind, if it counted; else propagated
     a native exception that ended an activity     the kind of the carrier that will count it
-    ... a run                                     likewise; propagated if it was raised from an
+    a native exception that ended a run           the same; propagated if it was raised from an
                                                   SDK exception, which has counted
     nothing was reported of an activity           system: its lease was lost, or the process
                                                   that ran it
@@ -36,7 +36,7 @@ from types import ModuleType
 from typing import Any
 
 from faultlens import guard
-from faultlens.failure import Kind, Role
+from faultlens.failure import CANCELLED, OK, Kind, Role
 from faultlens.sdks import PrivateHook, Recorder, Sdk, replace
 from faultlens.sdks.durable_workflow.raises import ERRORS, TEXT_LIMIT, plain
 from faultlens.sdks.durable_workflow.roles import Roles
@@ -45,7 +45,6 @@ __all__ = ["PRIVATE_HOOKS", "Attempts", "running_task", "working_on"]
 
 _log = logging.getLogger("faultlens")
 
-OK, CANCELLED = "ok", "cancelled"
 _CANCELLATIONS = frozenset({f"{ERRORS}.ActivityCancelled", f"{ERRORS}.WorkflowCancelled"})
 
 RUN_ACTIVITY = PrivateHook(
@@ -308,7 +307,7 @@ def _is_abandoned(exc: BaseException | None) -> bool:
 
 
 def _reported(kwargs: Any) -> _Running | None:
-    """What the worker works on, if that is what is reported: code of the user's may report too."""
+    """The running task if this report is about it. User code may report other tasks too."""
     running = _running.get()
     if running is None or running.id is None or plain(kwargs.get("task_id")) != running.id:
         return None

@@ -1,7 +1,7 @@
 """The class behind a carrier: what an activity or a workflow failed by, of which a name is left.
 
-A name with a module is `exception_class`, in Python's or PHP's form. SDK 0.2.0 sends none: the
-server then puts one of its own there, and `exception_type` beside it is the class's short name.
+A name with a module is `exception_class`, in Python's or PHP's form. SDK 0.2.0 sends none.
+The server then fills in a class of its own, and `exception_type` has the class's short name.
 """
 
 from __future__ import annotations

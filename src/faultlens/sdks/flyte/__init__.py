@@ -47,7 +47,7 @@ from types import FrameType, ModuleType
 from typing import Any, NamedTuple
 
 from faultlens import guard
-from faultlens.failure import Failure, Kind, Role
+from faultlens.failure import CANCELLED, OK, Failure, Kind, Role
 from faultlens.identity import IdentityMap
 from faultlens.sdks import (
     ANY_KIND,
@@ -338,7 +338,7 @@ class Flyte(Sdk):
         links: Any,
     ) -> Failure:
         failure = super()._describe(exc, known, verdict, with_context, first, links)
-        if issubclass(type(exc), getattr(self.errors, "GPUFaultError", ())):
+        if "GPUFaultError" in known.names:
             sick = stable_worker(guard.attribute(exc, "node"))
             failure = failure._replace(worker=sick or failure.worker)
         # A native exception ends the attempt; what is raised may be handled.
@@ -371,7 +371,7 @@ class Flyte(Sdk):
         if child is None or failure.role is not Role.ORIGIN:
             return None
         cancelled = failure.reason == "cancelled"
-        return child, "cancelled" if cancelled else failure.kind.value
+        return child, CANCELLED if cancelled else failure.kind.value
 
     # Origin or carrier: the table at the top.
 
@@ -496,10 +496,10 @@ class Flyte(Sdk):
             try:
                 result = await original(*args, **kwargs)
                 if attempt.outcome is None and _error_of(result) is None:
-                    attempt.outcome = "ok"
+                    attempt.outcome = OK
                 return result
             except (asyncio.CancelledError, GeneratorExit):
-                attempt.outcome = "cancelled"
+                attempt.outcome = CANCELLED
                 raise
             except Exception as exc:
                 # A native exception here is not reported: the parent learns of the container's end.
@@ -624,8 +624,8 @@ class _Observer:
         record_error = recorder.record_error
         until_the_end = ExitStack()
 
-        # At once, not at the end of this block: by then the spans of the observers that were
-        # registered after us are closed, and they write the exception on them when they close.
+        # Record at once. Observers that were registered after us close their spans before this
+        # block ends, and write the exception on them as they close.
         def record_error_and_tell(error: BaseException) -> None:
             record_error(error)
             until_the_end.callback(self._ended(error))
