@@ -136,6 +136,7 @@ def test_the_master_that_serves_the_metrics_is_killed_and_started_again(host: Ho
 
 
 TASKS = """
+import broker
 from celery import Celery
 
 folders = {"data_folder_in": "queue", "data_folder_out": "queue", "control_folder": "control"}

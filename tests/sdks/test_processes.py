@@ -227,6 +227,7 @@ def test_a_forked_child_does_not_count_what_its_parent_has_raised(
 
 TASKS = """
 import os
+import broker
 from celery import Celery
 from work import fail as work
 
