@@ -14,7 +14,8 @@ ROOT = Path(faultlens.__file__).parent
 
 # From the bottom up. A module may import from its own line and from those above it here.
 LAYERS = (
-    ("switch", "natives", "interpreter", "failure", "imports"),
+    ("switch", "natives", "interpreter", "failure", "entry_points"),
+    ("imports",),
     ("guard", "settings", "sockets", "identity"),
     ("exposition.layout", "exposition.owners", "exposition.mapping", "exposition.answers"),
     ("exposition.sheets", "hook", "background"),
@@ -23,7 +24,7 @@ LAYERS = (
     ("exposition.families", "sinks"),
     ("pipeline",),
     ("startup",),
-    ("commands", "instrumentor", "__main__"),
+    ("commands", "instrumentor", "testing", "__main__"),
 )
 
 MODULES = {

@@ -1,8 +1,12 @@
-"""Waits for the modules faultlens hooks into, so that nothing happens before one is imported.
+"""Waits for the SDKs, so that nothing happens before one is imported.
 
-A finder at the front of `sys.meta_path` lets the other finders find each of those modules as they
+A finder at the front of `sys.meta_path` lets the other finders find each watched module as they
 would without us, and runs a callback once the module's own code has run. The module's ``__spec__``
 and ``__loader__`` are the real ones by the time that code runs.
+
+Watched are the modules that adapters ask for. Which these are is known when the adapter is loaded,
+at the end of its errors module; another one may have begun by then. So all modules of a package
+are watched until its adapter is loaded, and after that those that it names.
 """
 
 from __future__ import annotations
@@ -13,35 +17,28 @@ TYPE_CHECKING = (
     False  # this module is loaded in every process: it imports nothing it can do without
 )
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from importlib.machinery import ModuleSpec
     from types import ModuleType
     from typing import Any
 
-# Importing one of these starts faultlens (`errors` modules), or gives it something to adjust to:
-# `faultlens.pipeline.imported` gets each module after its import.
-WATCHED = frozenset(
-    {
-        "flyte.errors",
-        "flyte._internal.runtime.convert",
-        "flyte._internal.runtime.entrypoints",
-        "flyte._internal.runtime.taskrunner",
-        "flyte._observe",
-        "flyte.remote._logs",
-        "durable_workflow.client",
-        "durable_workflow.errors",
-        "durable_workflow.testing",
-        "durable_workflow.worker",
-        "durable_workflow.workflow",
-        "opentelemetry.sdk.metrics",
-        "opentelemetry.sdk.trace",
-        "opentelemetry.exporter.prometheus",
-    }
-)
+_watched = {
+    "opentelemetry.sdk.metrics",
+    "opentelemetry.sdk.trace",
+    "opentelemetry.exporter.prometheus",
+}
+_errors_modules: set[str] | None = None
+"""Those of all SDKs that have an adapter; None while nobody has looked for adapters."""
+_waiting: set[str] = set()
+"""Those whose adapter is not loaded."""
+_unknown: tuple[str, ...] = ()
+"""What the names of the modules beside them begin with."""
 
 
 def install(callback: Callable[[ModuleType], None]) -> None:
-    """Call `callback` with each of the modules, those already imported at once.
+    """Call `callback` with each watched module after its import.
+
+    Of those already imported it is called with the errors modules: see `already_imported`.
 
     callback: must not raise.
     """
@@ -50,8 +47,8 @@ def install(callback: Callable[[ModuleType], None]) -> None:
     if _finder in sys.meta_path:
         return
     sys.meta_path.insert(0, _finder)
-    for module in already_imported():
-        _imported(module)
+    if any(map(_is_third_party, list(sys.modules))):
+        _hand_on(_known())
 
 
 def uninstall() -> None:
@@ -60,19 +57,87 @@ def uninstall() -> None:
         sys.meta_path.remove(_finder)
 
 
+def installed() -> bool:
+    """Whether the modules are watched."""
+    return _finder in sys.meta_path
+
+
+def expect(errors_modules: Iterable[str]) -> None:
+    """Watch for SDKs of which no entry point tells."""
+    names = set(errors_modules)
+    _known().update(names)
+    _wait_for(_waiting | names)
+    _hand_on(names)
+
+
+def watch(errors_modules: Iterable[str], modules: Iterable[str]) -> None:
+    """Of the SDK with these errors modules, watch `modules` beside them, and no others."""
+    _known().update(errors_modules)
+    _watched.update(errors_modules, modules)
+    _wait_for(_waiting.difference(errors_modules))
+
+
+def of_an_sdk(module: str) -> bool:
+    """Whether this is an errors module of an SDK that has an adapter."""
+    return module in _known()
+
+
 def already_imported() -> list[ModuleType]:
     """The watched modules that the program has imported.
 
     Without those that are being imported right now, by another thread or further up this stack:
     they are not whole, and their own import will tell.
     """
-    modules = (sys.modules.get(name) for name in sorted(WATCHED))
+    _known()
     return [
         module
-        for module in modules
-        if module is not None
+        for name, module in list(sys.modules.items())
+        if _is_watched(name)
+        and module is not None
         and not getattr(getattr(module, "__spec__", None), "_initializing", False)
     ]
+
+
+def _hand_on(errors_modules: set[str]) -> None:
+    for module in already_imported():
+        if module.__name__ in errors_modules:
+            _imported(module)
+
+
+def _is_watched(name: str) -> bool:
+    return name in _watched or name.startswith(_unknown)
+
+
+def _known() -> set[str]:
+    global _errors_modules
+    if _errors_modules is None:
+        from faultlens import entry_points
+
+        _errors_modules = set(entry_points.installed())
+        _wait_for(_errors_modules)
+    return _errors_modules
+
+
+def _wait_for(errors_modules: set[str]) -> None:
+    global _waiting, _unknown
+    _waiting = set(errors_modules)
+    _unknown = tuple(set(map(_package_of, _waiting)))
+
+
+def _package_of(module: str) -> str:
+    """What the names of the modules beside this one begin with."""
+    package, dot, _ = module.rpartition(".")
+    return package + dot or module
+
+
+def _is_third_party(module: str) -> bool:
+    """Whether it can be of an SDK, or come before one. Every start imports most of the others."""
+    top = module.partition(".")[0]
+    return not (
+        top in sys.stdlib_module_names
+        or top.startswith("_")
+        or top in ("faultlens", "sitecustomize", "usercustomize")
+    )
 
 
 def _imported(module: ModuleType) -> None:
@@ -86,7 +151,9 @@ class _Finder:
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if name not in WATCHED:
+        if _errors_modules is None and _is_third_party(name):
+            _known()
+        if not _is_watched(name):
             return None
         for finder in sys.meta_path:
             # Another finder of this kind would have us ask it and it ask us, without end.

@@ -25,14 +25,14 @@ from faultlens.hook import Hook
 from faultlens.identity import IdentityMap
 from faultlens.rules import checking
 from faultlens.sdks import CAUSE_LIMIT, TASK_LIMIT, Converted, Sdk
-from faultlens.sdks.adapters import ERRORS_MODULES, adapter_for
+from faultlens.sdks.adapters import adapter_of
 from faultlens.settings import Settings
 from faultlens.sinks import exporters
 from faultlens.sinks.instruments import Instruments, Own
 from faultlens.sinks.log import DebugLog
 from faultlens.sinks.spans import Spans
 
-__all__ = ["Pipeline", "imported", "running", "stop"]
+__all__ = ["Pipeline", "imported", "recordings", "running", "stop"]
 
 _log = logging.getLogger("faultlens")
 
@@ -41,6 +41,8 @@ _running: Pipeline | None = None
 _ledgers: dict[object, Ledger] = {}
 """By place: what was counted outlives the pipeline."""
 _instruments = Instruments(__version__)
+recordings: list[list[Failure]] = []
+"""Lists that get each record too, for `faultlens.testing`."""
 
 _SEND_SECONDS = 0.1
 """How long a span of our own or a line of the debug log waits at most."""
@@ -50,11 +52,11 @@ def imported(module: ModuleType) -> None:
     """A module that `faultlens.imports` watches for has been imported."""
     global _running
     with _lock:
-        if _running is None and module.__name__ in ERRORS_MODULES:
+        if _running is None and adapter_of(module.__name__) is not None:
             _running = Pipeline(settings.load(), _instruments)
             for earlier in imports.already_imported():
                 if earlier is not module:
-                    _running.adjust_to(earlier)
+                    _running.adjust_to(earlier, anew=False)
             _running.adjust_to(module)
             _running.start()
         elif _running is not None:
@@ -110,11 +112,15 @@ class Pipeline:
 
     # The parts.
 
-    def adjust_to(self, module: ModuleType) -> None:
-        """Take a newly imported module in: an SDK, or what the program uses beside it."""
+    def adjust_to(self, module: ModuleType, anew: bool = True) -> None:
+        """Take an imported module in: an SDK, or what the program uses beside it.
+
+        anew: whether it was imported just now, perhaps a second time.
+        """
         name = module.__name__
-        if name in ERRORS_MODULES:
-            self._add(module)
+        adapter = adapter_of(name)
+        if adapter is not None:
+            self._add(adapter, module)
         elif name == "opentelemetry.sdk.trace":
             self.spans.hook_into(module)
             self.sender.start()  # the program's span processors may wait
@@ -124,7 +130,7 @@ class Pipeline:
             self._stop_serving()
         self.instruments.adjust_to(module)
         for sdk in self.sdks.values():
-            self._hook_into(sdk, module)
+            self._hook_into(sdk, module, anew)
 
     def start(self) -> None:
         """Start to count in a file, to serve, and to send."""
@@ -184,15 +190,14 @@ class Pipeline:
         self.background.resume()
         self.sender.resume()
 
-    def _add(self, errors: ModuleType) -> None:
-        """Take in an SDK, or the classes of one that the program has imported anew."""
-        name = errors.__name__
-        known = self.sdks.get(name)
+    def _add(self, adapter: type[Sdk], errors: ModuleType) -> None:
+        """Take in an SDK, or another errors module of one, or one that was imported anew."""
+        known = self.sdks.get(adapter.package)
         if known is not None:
             known.learn(errors)
             self._watch(known)
             return
-        sdk = self.sdks[name] = adapter_for(name)(
+        sdk = self.sdks[adapter.package] = adapter(
             errors,
             self.rules,
             self.settings.suppress,
@@ -203,13 +208,18 @@ class Pipeline:
             claim=self.claims.claim,
         )
         self._warn_of_names(
-            lambda named: checking.of_an_sdk(named.name, name, sdk.distribution, sdk.classes)
+            lambda named: checking.of_an_sdk(
+                named.name, sdk.errors_modules, sdk.distribution, sdk.classes
+            )
         )
+        others = [module for module in imports.already_imported() if module is not errors]
+        for module in others:
+            if module.__name__ in sdk.errors_modules:
+                sdk.learn(module)
         self._watch(sdk)
         self.worker_seen(self.settings.fallback_worker)
-        for earlier in imports.already_imported():
-            if earlier is not errors:
-                self._hook_into(sdk, earlier)
+        for module in others:
+            self._hook_into(sdk, module, anew=False)
 
     def _watch(self, sdk: Sdk) -> None:
         self._sdk_of_root.update((id(root), sdk) for root in sdk.roots)
@@ -217,9 +227,11 @@ class Pipeline:
         for root in sdk.roots:
             self._defined(root)
 
-    def _hook_into(self, sdk: Sdk, module: ModuleType) -> None:
+    def _hook_into(self, sdk: Sdk, module: ModuleType, anew: bool) -> None:
         for step in self._undo:
-            if step[0] is sdk and step[1] is module:  # it is loaded anew
+            if step[0] is sdk and step[1] is module:
+                if not anew:
+                    return
                 step[2]()
                 self._undo.remove(step)
                 break
@@ -333,6 +345,7 @@ class Pipeline:
         failure = sdk.describe(exc, frame, wanted)
         self.seen.set(exc, failure)  # a second try says the same again
         self.ledger.add(series.key_of(failure), natives.time(), trace, counted)
+        _keep(failure)
         unseen = sdk.ended_unseen(exc, failure)
         if unseen is not None:
             self.attempted(sdk, *unseen)
@@ -348,6 +361,7 @@ class Pipeline:
         if failure is None:
             return self._known_outcome(native) or Role.PROPAGATED.value
         self.ledger.add(series.key_of(failure), natives.time(), trace)
+        _keep(failure)
         if wanted:
             self._write(failure, native, None, span, keep=True)
         return self._outcome_of(failure)
@@ -445,6 +459,11 @@ def _ledger(
         ledger = _ledgers[settings.store] = Ledger(settings.store, other=series.fewer)
     ledger.problem, ledger.resume = problem, resume
     return ledger
+
+
+def _keep(failure: Failure) -> None:
+    for recording in recordings:
+        recording.append(failure)
 
 
 def _told(error: BaseException) -> str:

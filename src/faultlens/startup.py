@@ -61,9 +61,24 @@ def enable() -> None:
     try:
         from faultlens import imports
 
+        _declare()
         imports.install(_imported)
     except Exception as error:
         _warn(f"faultlens could not start and stays off: {type(error).__name__}: {error}")
+
+
+def _declare() -> None:
+    """Watch for the SDKs that the user's rules file declares."""
+    path = os.environ.get("FAULTLENS_RULES", "").strip()
+    try:
+        with open(path, "rb") as file:  # noqa: PTH123, pathlib is slow to import
+            declares = b"[sdk" in file.read()
+    except OSError:  # said when an SDK is imported
+        return
+    if declares:
+        from faultlens.sdks import declared
+
+        declared.add_from(path)
 
 
 def disable() -> None:

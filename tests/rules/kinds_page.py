@@ -23,7 +23,8 @@ def reasons() -> str:
 
 def table(sdk: Sdk) -> str:
     """The classes of an SDK, without the module that all of them are in."""
-    rows = [f"**{sdk.distribution} {sdk.version}**, `{sdk.errors.__name__}`", ""]
+    modules = ", ".join(f"`{name}`" for name in sdk.errors_modules)
+    rows = [f"**{sdk.distribution} {sdk.version}**, {modules}", ""]
     rows += ["| class | kind | reason | why |", "| --- | --- | --- | --- |"]
     for name, cls in sorted(sdk.classes.items()):
         rule = sdk.rule(cls)

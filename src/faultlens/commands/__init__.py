@@ -21,9 +21,9 @@ __all__ = ["main"]
 _DEMO_NEEDS = ("rich", "flyte", "durable_workflow")
 
 _DESCRIPTION = """\
-Whose fault is a failure? With FAULTLENS=1 in a process's environment, every exception that
-Flyte or Durable Workflow raises there is counted by class, by kind (user, system or unknown)
-and by worker, for Prometheus and on OpenTelemetry spans."""
+Whose fault is a failure? With FAULTLENS=1 in a process's environment, every exception that an
+SDK (Flyte, Durable Workflow and others) raises there is counted by class, by kind (user, system
+or unknown) and by worker, for Prometheus and on OpenTelemetry spans."""
 
 _DOCTOR = """\
 Says for this environment whether faultlens is on, what it would do and what is in its way:
@@ -47,7 +47,6 @@ flyte.errors.RuntimeUserError with a cause:
 exit status: 0; 1 if there is no such class."""
 
 _KINDS = ("user", "system", "unknown")
-_SDKS = ("flyte", "durable_workflow")
 
 _DASHBOARDS = """\
 Writes what your own Grafana and Prometheus load: the boards, how Grafana finds them and its data
@@ -220,7 +219,7 @@ def _parser() -> argparse.ArgumentParser:
     classes.add_argument(
         "--kind", choices=_KINDS, default="", help="only those that can get this kind"
     )
-    classes.add_argument("--sdk", choices=_SDKS, default="", help="only those of this SDK")
+    classes.add_argument("--sdk", default="", help="only those of this SDK, by its import name")
     classes.add_argument("--json", action="store_true", help="the same as JSON")
 
     explain = commands.add_parser(

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from faultlens import rules, settings
 from faultlens.rules import Rules
 from faultlens.rules.files import near
-from faultlens.sdks import Rule, Sdk
-from faultlens.sdks.adapters import ERRORS_MODULES, adapter_for
+from faultlens.sdks import Rule, Sdk, declared
+from faultlens.sdks.adapters import AdapterError, installed, load
 
 __all__ = ["NotLoaded", "load_sdks", "show"]
 
@@ -31,12 +31,18 @@ class NotLoaded(Exception):
 
 
 def load_sdks(in_force: Rules) -> Iterator[Sdk | NotLoaded]:
-    """Import every supported SDK, for looking at its classes."""
-    for name in ERRORS_MODULES:
+    """Import every SDK that has an adapter, for looking at its classes."""
+    declared.add(in_force.sdks)
+    seen: set[type[Sdk]] = set()
+    for name in installed():
         try:
-            yield _load(name, in_force)
+            sdk = _load(name, in_force)
         except NotLoaded as error:
             yield error
+        else:
+            if type(sdk) not in seen:  # an entry point for each of its modules
+                seen.add(type(sdk))
+                yield sdk
 
 
 def show(name: str = "", sdk: str = "", kind: str = "", *, as_json: bool) -> int:
@@ -49,8 +55,10 @@ def show(name: str = "", sdk: str = "", kind: str = "", *, as_json: bool) -> int
     chosen_by_user = settings.load()
     in_force = rules.load(chosen_by_user.rules, chosen_by_user.profile)
     known: list[str] = []
+    packages: list[str] = []
     found: list[tuple[Sdk, dict[str, Rule]]] = []
     for loaded in load_sdks(in_force):
+        packages.append(loaded.package)
         if isinstance(loaded, NotLoaded):
             if sdk in ("", loaded.package):
                 print(f"faultlens classes: {loaded}", file=sys.stderr)
@@ -62,6 +70,10 @@ def show(name: str = "", sdk: str = "", kind: str = "", *, as_json: bool) -> int
                 if _has_name(full, name) and (not kind or kind in rule.kinds)
             }
             found.append((loaded, chosen))
+    if sdk and sdk not in packages:
+        listed = ", ".join(packages)
+        print(f"faultlens classes: there is no SDK {sdk}; there are {listed}", file=sys.stderr)
+        return 1
     if known and not any(chosen for _, chosen in found):
         of_kind = f" of kind {kind}" if kind else ""
         hint = (
@@ -80,9 +92,15 @@ def _has_name(full: str, wanted: str) -> bool:
 
 
 def _load(errors_module: str, in_force: Rules) -> Sdk:
-    adapter = adapter_for(errors_module)
     try:
-        return adapter(importlib.import_module(errors_module), in_force)
+        adapter = load(errors_module)
+    except AdapterError as error:
+        raise NotLoaded(errors_module.partition(".")[0], str(error), installed=True) from error
+    try:
+        sdk = adapter(importlib.import_module(errors_module), in_force)
+        for name in adapter.errors_modules:
+            sdk.learn(importlib.import_module(name))
+        return sdk
     except ModuleNotFoundError as error:
         if error.name == adapter.package:
             why = f"not installed (pip install {adapter.distribution})"

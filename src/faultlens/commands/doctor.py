@@ -16,12 +16,11 @@ import re
 import site
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 from importlib import metadata
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import faultlens
@@ -214,8 +213,7 @@ def _rules(settings: Settings, sdks: list[Sdk]) -> Iterator[Check]:
 
 def _not_of_sdks(name: str, sdks: list[Sdk]) -> Iterator[str | None]:
     for sdk in sdks:
-        errors = sdk.errors.__name__
-        yield checking.of_an_sdk(name, errors, sdk.distribution, sdk.classes)
+        yield checking.of_an_sdk(name, sdk.errors_modules, sdk.distribution, sdk.classes)
 
 
 def _worker(settings: Settings) -> Check:
@@ -378,11 +376,6 @@ def _without_password(value: str) -> str:
 
 # Does it count?
 
-_TRIALS: dict[str, Callable[[ModuleType], BaseException]] = {
-    "flyte": lambda errors: errors.RuntimeSystemError("FaultlensDoctor", "a test failure"),
-    "durable_workflow": lambda errors: errors.NonRetryableError("a test failure"),
-}
-
 
 def _record(sdks: list[Sdk]) -> Iterator[Check]:
     os.environ["OTEL_EXPORTER_PROMETHEUS_PORT"] = "0"  # the real one may be in use
@@ -394,10 +387,16 @@ def _record(sdks: list[Sdk]) -> Iterator[Check]:
         yield Check(Mark.FAIL, "record", "; ".join(warnings) or "there is no SDK to record")
         return
     for sdk in sdks:
-        errors = sys.modules[f"{sdk.package}.errors"]
+        try:
+            exc = sdk.trial()
+        except Exception as error:  # a third party's
+            why = f"{type(error).__name__}: {error}"
+            text = f"{sdk.package} was not tried: its adapter can make no exception ({why})"
+            yield Check(Mark.WARN, "record", text)
+            continue
         before = _counted(running)
         with _warnings() as warnings:
-            _raise_and_catch(_TRIALS[sdk.package](errors))
+            _raise_and_catch(exc)
         after = _counted(running)
         new = {series: count - before.get(series, 0) for series, count in after.items()}
         yield _recorded(sdk, {series: count for series, count in new.items() if count}, warnings)

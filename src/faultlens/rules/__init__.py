@@ -13,6 +13,10 @@
     reason = "storage"
     owner = "data-platform"
 
+    [sdk.acme]  # an errors module of the user's own: see `faultlens.sdks.declared`
+    modules = ["acme.errors"]
+    kind = "user"
+
 `FAULTLENS_PROFILE` adds the rules of a file that faultlens ships, in the same format. What the
 user's rule does not give, the profile's gives; what neither gives, the SDK's own word.
 
@@ -27,12 +31,21 @@ from __future__ import annotations
 import logging
 
 from faultlens.rules.files import REASONS, RulesError, profile, read
-from faultlens.rules.matching import Candidates, Decision, Entry, Link, RuleFile, Rules
+from faultlens.rules.matching import (
+    Candidates,
+    Decision,
+    DeclaredSdk,
+    Entry,
+    Link,
+    RuleFile,
+    Rules,
+)
 
 __all__ = [
     "REASONS",
     "Candidates",
     "Decision",
+    "DeclaredSdk",
     "Entry",
     "Link",
     "RuleFile",
@@ -44,6 +57,9 @@ __all__ = [
 ]
 
 _log = logging.getLogger("faultlens")
+
+_told: set[str] = set()
+"""What was warned of: a file is read again for the SDKs that it declares."""
 
 
 def load(path: str, profile_name: str = "") -> Rules:
@@ -57,7 +73,9 @@ def load(path: str, profile_name: str = "") -> Rules:
         try:
             files.append(read(path))
         except RulesError as error:
-            _log.warning("%s The built-in rules stay in force.", error)
+            if str(error) not in _told:
+                _told.add(str(error))
+                _log.warning("%s The built-in rules stay in force.", error)
     if profile_name:
         files.append(profile(profile_name))
     return Rules(files)

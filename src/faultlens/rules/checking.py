@@ -10,8 +10,7 @@ from collections.abc import Collection, Iterator, Sequence
 from pkgutil import iter_modules
 from typing import NamedTuple
 
-from faultlens import guard
-from faultlens.imports import WATCHED
+from faultlens import guard, imports
 from faultlens.rules.files import near
 from faultlens.rules.matching import Entry, RuleFile, Rules
 from faultlens.rules.patterns import Globs, full_name, is_glob, loaded_class
@@ -52,7 +51,7 @@ def why_unknown(named: Named) -> str | None:
         # Another process, which has the package, may report it as the cause of its failure.
         possible = named.as_cause and not hint
         return None if possible else f"the package {package} is not installed{hint}"
-    if is_glob(name) or module in WATCHED or not _is_whole(module):
+    if is_glob(name) or imports.of_an_sdk(module) or not _is_whole(module):
         return None  # see `of_an_sdk`, and for what is not imported yet nobody knows
     cls = loaded_class(name)
     if cls is not None:
@@ -67,13 +66,13 @@ def why_unknown(named: Named) -> str | None:
 
 
 def of_an_sdk(
-    name: str, errors_module: str, distribution: str, classes: Collection[str]
+    name: str, errors_modules: Collection[str], distribution: str, classes: Collection[str]
 ) -> str | None:
     """Why no class of an SDK has this name; None if one may have it, or it is not of that SDK.
 
     classes: the full names of the SDK's exceptions.
     """
-    if not name.startswith(f"{errors_module}.") or Globs([name]).match(*classes):
+    if name.rpartition(".")[0] not in errors_modules or Globs([name]).match(*classes):
         return None
     return f"the installed {distribution} has no such class{near(name, classes)}"
 

@@ -9,7 +9,7 @@ from types import ModuleType
 from typing import Any
 
 from faultlens.failure import Kind
-from faultlens.rules.matching import Decision, Entry, RuleFile
+from faultlens.rules.matching import Decision, DeclaredSdk, Entry, RuleFile
 from faultlens.rules.patterns import Globs, expression, full_name, is_glob
 
 __all__ = ["REASONS", "RulesError", "near", "profile", "read"]
@@ -41,6 +41,7 @@ OWNER_LIMIT = 64
 _KINDS = tuple(kind.value for kind in Kind)
 _CONDITIONS = ("class", "cause", "code", "message")
 _KEYS = (*_CONDITIONS, "kind", "reason", "owner")
+_SDK_KEYS = ("modules", "kind")
 
 
 class RulesError(ValueError):
@@ -122,8 +123,10 @@ class _Reader:
     def read(self, table: dict[str, Any], *, shipped: bool) -> RuleFile:
         listed = table.pop("rule", []) if isinstance(table.get("rule"), list) else []
         rules = [self._rule(number, found) for number, found in enumerate(listed)]
+        tables = table.pop("sdk", {}) if isinstance(table.get("sdk"), dict) else {}
+        sdks = [self._sdk(name, found) for name, found in tables.items()]
         short = (self._short(name, value) for name, value in _flatten(table))
-        return RuleFile(rules, {rule.name: rule for rule in short}, shipped)
+        return RuleFile(rules, {rule.name: rule for rule in short}, shipped, sdks)
 
     def _rule(self, number: int, found: object) -> Entry:
         start = self.starts[number] if number < len(self.starts) else 1
@@ -163,6 +166,35 @@ class _Reader:
         if rule.gives == Decision():
             raise self._error(start, "the rule has no kind, reason or owner; expected one")
         return rule
+
+    def _sdk(self, name: str, found: object) -> DeclaredSdk:
+        header = re.compile(rf"""\s*\[\s*["']?sdk["']?\s*\.\s*["']?{re.escape(name)}\b""")
+        start = next((n for n, line in enumerate(self.lines, 1) if header.match(line)), 1)
+        if not name.isidentifier():  # it becomes the name of a label
+            raise self._error(start, f"the SDK's name is {name!r}, expected letters, digits and _")
+        if not isinstance(found, dict):
+            raise self._error(start, f"sdk.{name} is {found!r}, expected a table, [sdk.{name}]")
+        for key in found:
+            if key not in _SDK_KEYS:
+                keys = ", ".join(_SDK_KEYS)
+                hint = near(key, _SDK_KEYS)
+                raise self._error(
+                    self._line(key, start), f"an SDK has no {key}; expected {keys}{hint}"
+                )
+        modules = found.get("modules")
+        if not (
+            isinstance(modules, list)
+            and modules
+            and all(isinstance(module, str) and module for module in modules)
+        ):
+            line = self._line("modules", start)
+            raise self._error(line, f"the modules are {modules!r}, expected a list of names")
+        try:
+            kind = _kind(found.get("kind", Kind.UNKNOWN.value))
+        except ValueError as error:
+            line = self._line("kind", start)
+            raise self._error(line, f"the kind is {found['kind']!r}, {error}") from error
+        return DeclaredSdk(f"{self.label}, line {start}", name, tuple(modules), kind)
 
     def _short(self, name: str, value: object) -> Entry:
         line = self._line(name)

@@ -13,12 +13,11 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from faultlens import guard
+from faultlens import guard, imports
 from faultlens.failure import Kind
-from faultlens.imports import WATCHED
 from faultlens.rules.patterns import Globs, full_name, loaded_class
 
-__all__ = ["Candidates", "Decision", "Entry", "Link", "RuleFile", "Rules"]
+__all__ = ["Candidates", "Decision", "DeclaredSdk", "Entry", "Link", "RuleFile", "Rules"]
 
 CLASS_LIMIT = 4096
 """How many classes are remembered."""
@@ -66,6 +65,18 @@ class Entry(NamedTuple):
         return ", ".join(shown) or self.name
 
 
+class DeclaredSdk(NamedTuple):
+    """An SDK that needs no adapter: a table ``[sdk.name]``."""
+
+    where: str
+    """The variable, the file and the line."""
+    name: str
+    modules: tuple[str, ...]
+    """Those that declare its exceptions."""
+    kind: Kind
+    """Of each failure that no rule decides."""
+
+
 class _Of(NamedTuple):
     """What a file's rules say of one class in a chain of causes."""
 
@@ -90,6 +101,7 @@ class RuleFile:
     rules: in their order.
     short: those in the short form, by the full name of the class.
     shipped: whether it is a profile.
+    sdks: those that the file declares.
     """
 
     def __init__(
@@ -97,10 +109,12 @@ class RuleFile:
         rules: Sequence[Entry] = (),
         short: Mapping[str, Entry] | None = None,
         shipped: bool = False,
+        sdks: Sequence[DeclaredSdk] = (),
     ) -> None:
         self.rules = tuple(rules)
         self.short = dict(short or {})
         self.shipped = shipped
+        self.sdks = tuple(sdks)
         self.any_cause = sum(1 << n for n, rule in enumerate(rules) if rule.causes is None)
 
     def __iter__(self) -> Iterator[Entry]:
@@ -119,8 +133,7 @@ class RuleFile:
             if rule.causes is not None and rule.causes.match(*names)
         )
         # The short form is for native classes here: one of an SDK's decides as the failure's own.
-        of_an_sdk = any(name.rpartition(".")[0] in WATCHED for name in names)
-        return _Of(bits, None if of_an_sdk else self.nearest(names))
+        return _Of(bits, None if any(map(_of_an_sdk, names)) else self.nearest(names))
 
 
 class _Part(NamedTuple):
@@ -166,7 +179,7 @@ class _Part(NamedTuple):
                 yield rule
         if self.last is None or self.last.name:
             for name, rule in self.file.short.items():
-                if name.rpartition(".")[0] not in WATCHED:  # an SDK's own class causes no failure
+                if not _of_an_sdk(name):  # an SDK's own class causes no failure
                     yield rule
             if self.last is not None:
                 yield self.last
@@ -229,6 +242,11 @@ class Rules:
         self._links: dict[int, tuple[Callable[[], type | None], Link]] = {}
         self._named: dict[str, Link] = {}
 
+    @property
+    def sdks(self) -> tuple[DeclaredSdk, ...]:
+        """The SDKs that the files declare."""
+        return tuple(sdk for file in self.files for sdk in file.sdks)
+
     def for_class(self, names: tuple[str, ...]) -> Candidates | None:
         """What can concern an SDK class; None if no rule does.
 
@@ -273,3 +291,7 @@ class Rules:
 
     def _link(self, names: tuple[str, ...]) -> Link:
         return Link(names, tuple(file.of(names) for file in self.files))
+
+
+def _of_an_sdk(name: str) -> bool:
+    return imports.of_an_sdk(name.rpartition(".")[0])

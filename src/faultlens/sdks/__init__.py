@@ -1,4 +1,4 @@
-"""The SDKs whose exceptions faultlens records: one module each, on the base class here.
+"""The SDKs whose exceptions faultlens records: one module or folder each, on the base class here.
 
 An adapter says what an SDK's exception means: whose fault (`Kind`), who ran the code (worker), the
 error's code, where it happened, and whether it is a failure's origin or only carries one on
@@ -27,6 +27,7 @@ from faultlens.settings import WORKER_LIMIT
 
 __all__ = [
     "ANY_KIND",
+    "INTERFACE",
     "SYSTEM",
     "UNKNOWN",
     "USER",
@@ -41,6 +42,12 @@ __all__ = [
 ]
 
 _log = logging.getLogger("faultlens")
+
+INTERFACE = 1
+"""The version of the interface between faultlens and its adapters, `Sdk` and `Recorder`.
+
+It changes when an adapter that is written for it would no longer work.
+"""
 
 KNOWN_LIMIT = 4096
 """How many classes are remembered with what depends on them alone."""
@@ -174,10 +181,20 @@ class _Known(NamedTuple):
 
 
 class Sdk:
-    """One SDK: reads its errors module and describes its exceptions.
+    """One SDK: reads its errors modules and describes its exceptions. The base class of adapters.
 
-    errors: the SDK's errors module, as imported. Its classes are found by walking it, since they
-        differ from version to version.
+    An adapter says what it is for in the class variables, gives `own_rule`, and overrides those of
+    the methods below `own_rule` for which the SDK has something to say. ``docs/adapters.md`` builds
+    one from nothing.
+
+    `describe` and what it calls run inside a raise, once for each exception object, in the
+    program's thread. So `own_rule`, `reason`, `identity`, `code`, `task`, `native_names`,
+    `context`, `verdict` and `ended_unseen` never wait, do no I/O, and read attributes of exceptions
+    with `faultlens.guard.attribute`, which runs no code of the program's. What they raise is
+    counted in ``faultlens_dropped_total`` and never reaches the program.
+
+    errors: one of the SDK's errors modules, as imported. The classes are found by walking it, since
+        they differ from version to version.
     rules: the user's and the shipped ones, which come before the SDK's own word.
     suppress: full names of the classes that the user does not count, with their subclasses; SDK
         classes, and native ones that a failure came from.
@@ -189,10 +206,16 @@ class Sdk:
         says whether this one counts it.
     """
 
+    interface: ClassVar[int] = 0
+    """The version of the interface that the adapter is written for: see `INTERFACE`."""
     package: ClassVar[str]
     """The import name; also the value of ``faultlens.sdk``."""
     distribution: ClassVar[str]
     """The name on the package index."""
+    errors_modules: ClassVar[tuple[str, ...]]
+    """The modules that declare the SDK's exceptions. The entry point names one of them."""
+    hooked_modules: ClassVar[tuple[str, ...]] = ()
+    """What `hook_into` is called with when it is imported, beside `errors_modules`."""
 
     private_hooks: ClassVar[tuple[PrivateHook, ...]] = ()
     """What `hook_into` hooks that a version of the SDK may lack."""
@@ -222,11 +245,10 @@ class Sdk:
         self._known: dict[int, _Known] = {}  # by id: a metaclass of the user's may break hashing
 
     def learn(self, errors: ModuleType) -> None:
-        """Know the classes of the errors module, which the program may have imported anew.
+        """Know the classes of an errors module, which the program may have imported anew.
 
         The earlier classes have the same names, and may still be raised.
         """
-        self.errors: Any = errors
         self.classes.update(
             (guard.class_name(value), value)
             for value in vars(errors).values()
@@ -449,7 +471,11 @@ class Sdk:
         parts = re.match(r"\d+(\.\d+)*", self.version)
         return parts is not None and tuple(map(int, parts[0].split("."))) < since
 
-    # What an SDK's module fills in.
+    # What an adapter fills in.
+
+    def trial(self) -> BaseException:
+        """An exception of the SDK for ``faultlens doctor`` to raise and catch."""
+        return min(self.roots, key=guard.class_name)("a test failure")
 
     def own_rule(self, cls: type) -> Rule:
         """The SDK's own rule for a class."""

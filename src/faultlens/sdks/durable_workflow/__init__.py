@@ -29,13 +29,19 @@ __all__ = ["DurableWorkflow"]
 class DurableWorkflow(Sdk):
     """See `faultlens.sdks.Sdk`."""
 
+    interface = 1
     package = "durable_workflow"
     distribution = "durable-workflow"
+    errors_modules = ("durable_workflow.errors",)
+    hooked_modules = hooks.MODULES
     private_hooks = hooks.PRIVATE_HOOKS
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._roles = Roles(self.classes)
+
+    def trial(self) -> BaseException:
+        return self.classes["durable_workflow.errors.NonRetryableError"]("a test failure")
 
     def own_rule(self, cls: type) -> Rule:
         return kinds.rule_for(cls)

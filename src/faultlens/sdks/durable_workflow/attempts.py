@@ -275,12 +275,13 @@ class Attempts:
     def _of_native(self, carrier: str, **failure: str | None) -> str:
         """The outcome by a native exception: the kind that its carrier will have."""
         message = failure.pop("message", None) or ""
-        errors = self._sdk.errors
-        if carrier == "ActivityFailed" and hasattr(errors, carrier):
-            exc = errors.ActivityFailed(message, **failure)
+        classes = self._sdk.classes
+        cls = classes.get(f"durable_workflow.errors.{carrier}")
+        if carrier == "ActivityFailed" and cls is not None:
+            exc = cls(message, **failure)
         else:
             name = failure.get("exception_class") or failure.get("exception_type")
-            exc = errors.WorkflowFailed(message, name)
+            exc = classes["durable_workflow.errors.WorkflowFailed"](message, name)
         seen = self._sdk.describe(exc, None, with_context=False)
         return OK if seen.role is Role.CONFIGURED else seen.kind.value
 

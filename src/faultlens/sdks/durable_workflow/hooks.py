@@ -21,11 +21,14 @@ from faultlens.sdks.durable_workflow.attempts import Attempts, working_on
 from faultlens.sdks.durable_workflow.raises import plain
 from faultlens.sdks.durable_workflow.roles import Roles
 
-__all__ = ["PRIVATE_HOOKS", "Undo", "hook_into", "name_of", "running_worker"]
+__all__ = ["MODULES", "PRIVATE_HOOKS", "Undo", "hook_into", "name_of", "running_worker"]
 
 _log = logging.getLogger("faultlens")
 
 Undo = Callable[[], None]
+
+MODULES = tuple(f"durable_workflow.{name}" for name in ("client", "testing", "worker", "workflow"))
+"""The modules that are hooked."""
 
 REPLAY = PrivateHook(
     "durable_workflow.workflow",

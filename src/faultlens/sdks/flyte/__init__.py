@@ -181,6 +181,7 @@ _viewing_logs: contextvars.ContextVar[bool] = contextvars.ContextVar(
 )
 
 _LOGS = "flyte.remote._logs"
+_OBSERVE = "flyte._observe"
 _CONVERT = "flyte._internal.runtime.convert"
 _TASKRUNNER = "flyte._internal.runtime.taskrunner"
 _ENTRYPOINTS = "flyte._internal.runtime.entrypoints"
@@ -264,8 +265,11 @@ _CHILD_ENDED = ("ActionAbortedError", "RunAbortedError", "TaskTimeoutError")
 class Flyte(Sdk):
     """See `faultlens.sdks.Sdk`."""
 
+    interface = 1
     package = "flyte"
     distribution = "flyte"
+    errors_modules = ("flyte.errors",)
+    hooked_modules = (_CONVERT, _TASKRUNNER, _ENTRYPOINTS, _OBSERVE, _LOGS)
     private_hooks = (_REBUILD, _FROM_EXCEPTION, _CONVERT_AND_RUN, _RUN_TASK, _VIEW_LOGS)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -276,6 +280,9 @@ class Flyte(Sdk):
         self._sees_conversions = True
         self._rank: tuple[int, gang.Rank | None] = (0, None)
         """That of the process with this id."""
+
+    def trial(self) -> BaseException:
+        return self.classes["flyte.errors.RuntimeSystemError"]("FaultlensDoctor", "a test failure")
 
     def own_rule(self, cls: type) -> Rule:
         bases = [base for base in guard.mro(cls) if self._has(base)]
@@ -418,7 +425,7 @@ class Flyte(Sdk):
     def hook_into(self, module: ModuleType, recorder: Recorder) -> Callable[[], None] | None:
         if module.__name__ == _CONVERT:
             return self._hook_rebuilding(module)
-        if module.__name__ == "flyte._observe":
+        if module.__name__ == _OBSERVE:
             return self._observe(recorder)
         if module.__name__ == _TASKRUNNER:
             return self._hook_task_runner(module, recorder)
@@ -607,7 +614,7 @@ class Flyte(Sdk):
         """The SDK exception that a parent task would get for it."""
         convert = sys.modules[_CONVERT]
         # Of the text only the code decides anything; the event has the native one's own.
-        custom_error = self.errors.CustomError(type(native).__name__, "")
+        custom_error = self.classes["flyte.errors.CustomError"](type(native).__name__, "")
         try:
             return _rebuild(convert.convert_from_native_to_error(custom_error))
         except Exception:  # a version in which these two are others: it is a user's error still
