@@ -58,6 +58,12 @@ def failed(values: Values, **other: str) -> dict[str, Values]:
     return series(INCREASE, values, of, **other)
 
 
+def issued(values: Values, **other: str) -> dict[str, Values]:
+    """The same by what failed and where, instead of by worker."""
+    of = {"job": "flyte", "class": DISK, "code": "c", "task": "t", "kind": "system"}
+    return series("faultlens:issues:increase1m", values, of, **other)
+
+
 def attempted(values: Values, **other: str) -> dict[str, Values]:
     """How many attempts end in each minute, as it is recorded: well, unless told otherwise."""
     of = {"job": "flyte", "sdk": "flyte", "task": "t", "outcome": "ok"}
@@ -94,7 +100,7 @@ class Case:
     """What a rule tells of a history.
 
     at: for each time the label sets, with their values; for an alert the label sets with which it
-        fires, without its severity.
+        fires, without those that are the same each time.
     every: the seconds between scrapes.
     """
 
@@ -409,8 +415,8 @@ OUTSIDE_CASES = [
 HOUR = 12
 
 
-def seen(class_: str = DISK, kind: str = "system", job: str = "flyte") -> str:
-    return labels(job=job, class_=class_, kind=kind)
+def seen(class_: str = DISK, kind: str = "system", job: str = "flyte", **owner: str) -> str:
+    return labels(job=job, class_=class_, kind=kind, **owner)
 
 
 def days(number: float) -> list[float | str]:
@@ -421,19 +427,19 @@ OLD = info([1] * 40 * HOUR)
 
 NEW_CASES = [
     Case(
-        "first failures, on two workers",
-        OLD | failed([*days(1.1), 1, *[NONE] * 4, 1]) | failed([*days(1.1), 2], worker="v"),
+        "first failures, of two tasks",
+        OLD | issued([*days(1.1), 1, *[NONE] * 4, 1]) | issued([*days(1.1), 2], task="u"),
         {"1575m": [], "1580m": [seen()], "1590m": [seen()], "1605m": []},
     ),
     Case(
         "as another class, as another kind, of another job",
         OLD
         | info([1] * 40 * HOUR, job="durable")
-        | failed([*days(1), 1, *[NONE] * 27, 1])
-        | failed([*days(1.1), 1], class_="app.Broken", kind="user")
-        | failed([*days(1.1), 1], kind="unknown")
-        | failed([*days(1.1), 1], job="durable")
-        | failed([*days(1.1), 1], class_=OOM),
+        | issued([*days(1), 1, *[NONE] * 27, 1])
+        | issued([*days(1.1), 1], class_="app.Broken", kind="user")
+        | issued([*days(1.1), 1], kind="unknown")
+        | issued([*days(1.1), 1], job="durable")
+        | issued([*days(1.1), 1], class_=OOM),
         {
             "1585m": [
                 seen(OOM),
@@ -444,25 +450,33 @@ NEW_CASES = [
         },
     ),
     Case(
-        "known of another worker",
-        OLD | failed([*days(0.9), 1]) | failed([*days(1.1), 1], worker="v"),
+        "known of another task, with another owner",
+        OLD | issued([*days(0.9), 1], owner="b") | issued([*days(1.1), 1], task="u", owner="a"),
         {"1585m": []},
     ),
     Case(
+        "each of its owners is told",
+        OLD
+        | issued([*days(1.1), 1], owner="a")
+        | issued([*days(1.1), 1], owner="a", task="u")
+        | issued([*days(1.1), 1], owner="b"),
+        {"1585m": [seen(owner="a"), seen(owner="b")]},
+    ),
+    Case(
         "18 hours ago",
-        OLD | failed([*days(0.5), 1, *days(0.75), 1]),
+        OLD | issued([*days(0.5), 1, *days(0.75), 1]),
         {"1805m": []},
     ),
     Case(
         "36 hours ago",
-        OLD | failed([1, *days(1.5), 1]),
+        OLD | issued([1, *days(1.5), 1]),
         {"2165m": [seen()]},
     ),
     Case(
         "the job is new",
         info([*[NONE] * 7 * HOUR, *[1] * 20 * HOUR])
         | info([1] * 40 * HOUR, job="durable")
-        | failed([*days(1.1), 1]),
+        | issued([*days(1.1), 1]),
         {"1585m": []},
     ),
 ]

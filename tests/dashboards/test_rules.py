@@ -30,15 +30,19 @@ from tests.dashboards.rule_cases import (
     DISK,
     INCREASE,
     NONE,
+    OLD,
     OOM,
     SLOW,
     TARGET,
     WINDOWS,
     Case,
     Values,
+    days,
     failures,
     info,
+    issued,
     labels,
+    seen,
     series,
     up,
 )
@@ -106,7 +110,8 @@ def inputs(history: Mapping[str, Values]) -> list[dict[str, str]]:
 def as_test(rule: str, case: Case) -> dict[str, Any]:
     """A case as promtool takes it."""
     firing = "ALERTS" + labels(alertname=rule, alertstate="firing")
-    query = f"sum without (alertname, alertstate, severity) ({firing})"
+    same = ", ".join(RULES[rule].get("labels", ()))
+    query = f"sum without (alertname, alertstate, {same}) ({firing})"
     asked = []
     for time, expected in case.at.items():
         values = expected if isinstance(expected, Mapping) else dict.fromkeys(expected, 1)
@@ -301,10 +306,10 @@ UNNOTICED: dict[str, list[str]] = {
     # No one asks for the value.
     "FaultlensNewFailureClass": [
         "[sum: max]",
-        "sum by (job, class, kind) ([sum_over_time: max_over_time]",
-        "sum by (job, class, kind) ([sum_over_time: last_over_time]",
+        "sum by (job, class, kind, owner) ([sum_over_time: max_over_time]",
+        "sum by (job, class, kind, owner) ([sum_over_time: last_over_time]",
         # What failed longer ago is known, and so not new.
-        "over_time(faultlens:failures:increase1m[[15m: 1800s]",
+        "m_over_time(faultlens:issues:increase1m[[15m: 1800s]",
         "se1m[15m])) unless on (job, class, kind)[sum_over_time: max_over_time]",
         "se1m[15m])) unless on (job, class, kind)[sum_over_time: last_over_time]",
     ],
@@ -338,8 +343,8 @@ def test_each_change_to_a_rule_is_noticed(tmp_path: Path) -> None:
     with ThreadPoolExecutor() as threads:
         results = list(threads.map(noticed, range(len(made))))
     unnoticed: dict[str, list[str]] = {}
-    for (name, what, _), seen in zip(made, results, strict=True):
-        if not seen:
+    for (name, what, _), told in zip(made, results, strict=True):
+        if not told:
             unnoticed.setdefault(name, []).append(what)
     print(f"{len(made)} changes, {sum(results)} noticed, the others change nothing")
     assert {name: sorted(of) for name, of in unnoticed.items()} == {
@@ -520,16 +525,18 @@ TELLS = {
     "FaultlensNewFailureClass": "The platform team should look at what was changed",
     "FaultlensUnknownFailures": f"Most often: {CLASS} (5); see",
     "FaultlensWorkerOutlier": "median of its job: system 31; what",
-    "FaultlensDown": "Failures there are seen by nobody",
+    "FaultlensDown": "Nobody sees failures there",
     "FaultlensGone": f"Nobody sees the failures of {JOB}.",
     "FaultlensDropping": f"1 times so far. The numbers of {JOB} may be too low",
 }
 """A part of each description, with what it looked up."""
 
 
-def told_by(alert: str, directory: Path) -> tuple[dict[str, str], dict[str, str]]:
+def told_by(
+    alert: str, directory: Path, case: Case | None = None
+) -> tuple[dict[str, str], dict[str, str]]:
     """Labels and annotations of an alert that fires, where names are not simple."""
-    case = next(case for case in CASES[alert] if any(case.at.values()))
+    case = case or next(case for case in CASES[alert] if any(case.at.values()))
     time = next(time for time, firing in case.at.items() if firing)
     renamed = {'"flyte"': JOB, f'"{DISK}"': CLASS, '"a"': WORKER}
     history = dict(case.history)
@@ -557,6 +564,7 @@ def told_by(alert: str, directory: Path) -> tuple[dict[str, str], dict[str, str]
 def test_an_alert_says_what_to_do_and_leads_to_its_board(alert: str, tmp_path: Path) -> None:
     of, annotations = told_by(alert, tmp_path)
     assert of["severity"] in ("page", "ticket", "info")
+    assert of["kind"] in ("user", "system", "unknown")
     assert set(annotations) == {"summary", "description", "runbook", "dashboard_url"}
     for text in annotations.values():
         assert text == text.strip()
@@ -573,3 +581,24 @@ def test_an_alert_says_what_to_do_and_leads_to_its_board(alert: str, tmp_path: P
     values = dict(parse_qsl(parts.query, strict_parsing=True))
     assert values == {f"var-{name}": of[name] for name in ("job", "class", "worker") if name in of}
     assert {name.removeprefix("var-") for name in values} <= variables
+
+
+@needs("promtool")
+@pytest.mark.parametrize(
+    ("other", "expected"),
+    [
+        ({"kind": "user"}, "The owner of the code should look:"),
+        ({"kind": "user", "owner": "team-a"}, "The owner of the code, team-a, should look:"),
+        ({"kind": "unknown"}, "The platform team should give it a kind"),
+    ],
+)
+def test_a_new_class_says_whom_it_concerns(
+    other: dict[str, str], expected: str, tmp_path: Path
+) -> None:
+    history = OLD | issued([*days(1.1), 1], **other)
+    case = Case("new", history, {"1585m": [seen(**other)]})
+
+    of, annotations = told_by("FaultlensNewFailureClass", tmp_path, case)
+
+    assert of.items() >= other.items()
+    assert expected in annotations["description"]
