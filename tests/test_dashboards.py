@@ -17,6 +17,7 @@ from tests.test_cli import command
 
 ROOT = Path(__file__).parent.parent
 RULES = "prometheus/faultlens.rules.yml"
+FILES = dashboards.FILES["plain"]
 
 # A virtual environment with nothing but faultlens in it: by its wheel, and editable.
 wheel, python = test_packaging.wheel, test_packaging.python
@@ -34,8 +35,20 @@ def test_an_installation_has_what_the_checkout_has(python: Path, tmp_path: Path)
 
     assert (done.returncode, done.stderr) == (0, "")
     source = ROOT / "dashboards"
-    grafana = {f"grafana/{name}": text for name, text in contents(source / "grafana").items()}
-    assert contents(tmp_path / "out") == {**grafana, RULES: (source / RULES).read_text()}
+    copied = {
+        f"{folder}/{name}": text
+        for folder in ("grafana", "alertmanager", "slo")
+        for name, text in contents(source / folder).items()
+    }
+    assert contents(tmp_path / "out") == {**copied, RULES: (source / RULES).read_text()}
+
+
+def test_an_installation_writes_the_kubernetes_format_too(python: Path, tmp_path: Path) -> None:
+    args = ("dashboards", str(tmp_path / "out"), "--format", "kubernetes")
+    done = test_packaging.start(python, "-m", "faultlens", *args, value=None)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert set(contents(tmp_path / "out")) == set(dashboards.FILES["kubernetes"])
 
 
 def test_says_what_it_wrote_and_what_to_do_with_it(tmp_path: Path) -> None:
@@ -43,8 +56,8 @@ def test_says_what_it_wrote_and_what_to_do_with_it(tmp_path: Path) -> None:
 
     assert (done.returncode, done.stderr) == (0, "")
     written, _, steps = done.stdout.partition("\n\n")
-    assert written.splitlines() == [f"wrote {tmp_path / name}" for name in dashboards.FILES]
-    assert len(steps.splitlines()) == 6
+    assert written.splitlines() == [f"wrote {tmp_path / name}" for name in FILES]
+    assert len(steps.splitlines()) == 7
     assert f"rule_files: [{tmp_path / RULES}]" in steps
     for source in re.findall(r"cp (?:-r )?(\S+) /etc/grafana", steps):
         assert Path(source).exists()
@@ -73,7 +86,7 @@ def test_a_second_time_changes_nothing(tmp_path: Path) -> None:
 
     assert (done.returncode, done.stderr) == (0, "")
     assert "wrote" not in done.stdout
-    assert done.stdout.count("same ") == len(dashboards.FILES)
+    assert done.stdout.count("same ") == len(FILES)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 
 
@@ -91,12 +104,12 @@ class TestOtherContent:
 
     def test_of_several_files_is_one_line(self, tmp_path: Path) -> None:
         command("dashboards", str(tmp_path))
-        for name in dashboards.FILES:
+        for name in FILES:
             (tmp_path / name).write_text("mine")
 
         done = command("dashboards", str(tmp_path))
 
-        more = len(dashboards.FILES) - 1
+        more = len(FILES) - 1
         assert done.stderr.endswith(
             f"has other content, and so have {more} more. --force overwrites\n"
         )
@@ -111,7 +124,7 @@ class TestOtherContent:
 
         assert (done.returncode, done.stderr) == (0, "")
         assert f"wrote {tmp_path / RULES}\n" in done.stdout
-        assert done.stdout.count("same ") == len(dashboards.FILES) - 1
+        assert done.stdout.count("same ") == len(FILES) - 1
         assert contents(tmp_path)[RULES] == (ROOT / "dashboards" / RULES).read_text()
 
 
@@ -179,7 +192,7 @@ class TestDirectory:
         done = command("dashboards", str(file))
 
         assert (done.returncode, done.stdout) == (1, "")
-        assert done.stderr == f"faultlens dashboards: {file} is no directory\n"
+        assert done.stderr == f"faultlens dashboards: {file} is not a directory\n"
 
     def test_with_a_file_in_the_way(self, tmp_path: Path) -> None:
         (tmp_path / "grafana").touch()

@@ -1,4 +1,7 @@
-"""The deployment page holds: its manifests, configurations, programs, commands and numbers."""
+"""The deployment page holds: its manifests, configurations, programs, commands and numbers.
+
+So do the manifests of `faultlens dashboards --format kubernetes`, which it is about.
+"""
 
 from __future__ import annotations
 
@@ -44,8 +47,10 @@ DOCUMENTS = [
     for document in yaml.safe_load_all(text)
 ]
 MANIFESTS = {document["kind"]: document for document in DOCUMENTS if "kind" in document}
-DAEMON, TEMPLATE, WORKER, MONITOR = (
-    MANIFESTS[kind] for kind in ("DaemonSet", "PodTemplate", "Deployment", "PodMonitor")
+TEMPLATE, WORKER = (MANIFESTS[kind] for kind in ("PodTemplate", "Deployment"))
+DAEMON, MONITOR = (
+    yaml.safe_load((ROOT / "dashboards" / "kubernetes" / f"{kind}.yaml").read_text())
+    for kind in ("daemonset", "podmonitor")
 )
 (PROMETHEUS,) = (document for document in DOCUMENTS if "scrape_configs" in document)
 
@@ -81,7 +86,7 @@ def variables(container: dict[str, Any]) -> dict[str, Any]:
 
 def test_nothing_on_the_page_is_left_unchecked() -> None:
     assert {language for language, _ in BLOCKS} == {"python", "sh", "yaml"}
-    assert set(MANIFESTS) == {"DaemonSet", "Deployment", "PodMonitor", "PodTemplate"}
+    assert set(MANIFESTS) == {"Deployment", "PodTemplate"}
     assert len(DOCUMENTS) == len(MANIFESTS) + 1  # Prometheus' configuration
 
 
@@ -116,8 +121,10 @@ def test_what_a_manifest_refers_to_is_there(manifest: dict[str, Any]) -> None:
         assert variables(container).get("FAULTLENS_STORE", mounted) == mounted
         command = container.get("command", [])
         assert "--store" not in command or command[command.index("--store") + 1] == mounted
-        probe = container.get("livenessProbe", {}).get("httpGet", {}).get("port")
-        assert probe in (None, *(port["name"] for port in container.get("ports", ())))
+        for probe in (name for name in container if name.endswith("Probe")):
+            asked = container[probe]["httpGet"]
+            assert asked["path"] == "/-/healthy"
+            assert asked["port"] in [port["name"] for port in container["ports"]]
     if "spec" in manifest:
         selected = manifest["spec"]["selector"]["matchLabels"]
         assert selected.items() <= manifest["spec"]["template"]["metadata"]["labels"].items()
@@ -139,19 +146,6 @@ def test_a_worker_and_its_sidecar_want_the_same_port_of_the_same_host_for_the_sa
     assert sidecar["restartPolicy"] == "Always"
     assert variables(sidecar) == variables(worker)
     assert sidecar["image"] == worker["image"]
-
-
-def test_the_pod_monitor_is_one_and_finds_the_daemon() -> None:
-    assert MONITOR["apiVersion"] == "monitoring.coreos.com/v1"
-    assert set(MONITOR) == {"apiVersion", "kind", "metadata", "spec"}
-    assert set(MONITOR["spec"]) == {"selector", "podMetricsEndpoints"}
-    (endpoint,) = MONITOR["spec"]["podMetricsEndpoints"]
-    assert set(endpoint) == {"port", "relabelings"}
-    # By default it looks in its own namespace only.
-    assert MONITOR["metadata"]["namespace"] == DAEMON["metadata"]["namespace"]
-    assert MONITOR["spec"]["selector"] == DAEMON["spec"]["selector"]
-    (port,) = containers(DAEMON)["serve"]["ports"]
-    assert endpoint["port"] == port["name"]
 
 
 def test_the_annotations_name_the_port_that_is_served() -> None:
@@ -281,10 +275,15 @@ def faultlens(args: Sequence[str]) -> None:
     commands._parser().parse_args(args)
 
 
+def kubectl(args: Sequence[str]) -> None:
+    assert list(args) == ["apply", "-k", "faultlens"]
+
+
 PARSERS: dict[str, Callable[[Sequence[str]], None]] = {
     "celery": celery,
     "faultlens": faultlens,
     "gunicorn": gunicorn,
+    "kubectl": kubectl,
 }
 COMMANDS = [
     *(shlex.split(line) for text in blocks("sh") for line in text.splitlines()),
@@ -387,7 +386,8 @@ def test_the_table_is_calculated_right() -> None:
     flyte, durable = (series for _, _, series in claims().values())
     both = flyte + durable
     per_node = int(re.findall(r"With (\d+) pods to a node", PROSE)[0])
-    rows = [row.strip("|").split("|") for row in PAGE.splitlines() if row.startswith("|")]
+    section = PAGE.partition("## How many series")[2].partition("\n## ")[0]
+    rows = [row.strip("|").split("|") for row in section.splitlines() if row.startswith("|")]
     header, _, *lines = ([cell.strip() for cell in row] for row in rows)
     pods = [number(cell) for cell in header[2:]]
     nodes = [count // per_node for count in pods]

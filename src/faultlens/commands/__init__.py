@@ -47,11 +47,15 @@ flyte.errors.RuntimeUserError with a cause:
 exit status: 0; 1 if there is no such class."""
 
 _KINDS = ("user", "system", "unknown")
+_FORMATS = ("plain", "kubernetes")
 
 _DASHBOARDS = """\
-Writes what your own Grafana and Prometheus load: the boards, how Grafana finds them and its data
-sources (provisioning), and the recording rules and alerts. A file that is there with other content
-stays, and nothing is written, unless you say --force.
+Writes what your own Grafana, Prometheus and Alertmanager load: the boards, how Grafana finds them
+and its data sources (provisioning), the recording rules and alerts, who gets which alert, and the
+objective for sloth and pyrra. --format kubernetes writes instead what kubectl apply -k takes:
+a DaemonSet that serves each node's store, PodMonitor, PrometheusRule and the boards.
+
+A file that is there with other content stays, and nothing is written, unless you say --force.
 
 exit status: 0 if all is there; 1 if not."""
 
@@ -92,7 +96,12 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.command == "dashboards":
         from faultlens.commands import dashboards
 
-        return dashboards.write(arguments.directory, arguments.grafana_url, force=arguments.force)
+        return dashboards.write(
+            arguments.directory,
+            arguments.grafana_url,
+            format=arguments.format,
+            force=arguments.force,
+        )
     # What follows imports the SDKs to look at them: a server of our own would be in the way.
     enabled = "faultlens.imports" in sys.modules
     faultlens.disable()
@@ -160,11 +169,17 @@ def _parser() -> argparse.ArgumentParser:
 
     dashboards = commands.add_parser(
         "dashboards",
-        help="write the Grafana boards and the Prometheus rules",
+        help="write the Grafana boards and the Prometheus rules, also for Kubernetes",
         description=_DASHBOARDS,
         formatter_class=_Raw,
     )
     dashboards.add_argument("directory", type=Path, metavar="DIR", help="where to write them")
+    dashboards.add_argument(
+        "--format",
+        choices=_FORMATS,
+        default="plain",
+        help="as files (plain), or for kubectl apply -k (kubernetes)",
+    )
     dashboards.add_argument(
         "--grafana-url",
         default="http://localhost:3000",

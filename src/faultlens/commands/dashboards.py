@@ -8,21 +8,41 @@ from __future__ import annotations
 import re
 import shlex
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from textwrap import indent
 
 __all__ = ["FILES", "write"]
 
 _RULES = "prometheus/faultlens.rules.yml"
+_PROMETHEUS_RULE = "kubernetes/prometheusrule.yaml"
+_ALERTMANAGER = "alertmanager/alertmanager.yml"
+_BOARDS = ("grafana/overview.json", "grafana/class.json", "grafana/workers.json")
 
-FILES = (
-    "grafana/overview.json",
-    "grafana/class.json",
-    "grafana/workers.json",
+_PLAIN = (
+    *_BOARDS,
     "grafana/provisioning/dashboards/faultlens.yml",
     "grafana/provisioning/datasources/faultlens.yml",
     _RULES,
+    _ALERTMANAGER,
+    "slo/sloth.yml",
+    "slo/pyrra.yml",
 )
-"""What is written. What else is in the checkout belongs to its demo."""
+_KUBERNETES = (
+    "kubernetes/kustomization.yaml",
+    "kubernetes/daemonset.yaml",
+    "kubernetes/podmonitor.yaml",
+    _PROMETHEUS_RULE,
+    _ALERTMANAGER,
+    *_BOARDS,
+)
+
+FILES: Mapping[str, Mapping[str, str]] = {
+    "plain": {name: name for name in _PLAIN},
+    # One directory, since a kustomization reads nothing outside of its own.
+    "kubernetes": {name.rpartition("/")[2]: name for name in _KUBERNETES},
+}
+"""For each format, what is written, and which file here it is. The others belong to the demo."""
 
 _GRAFANA = "http://localhost:3000"
 """How the links of the alerts begin."""
@@ -33,14 +53,15 @@ _URL = re.compile(
 )
 
 
-def write(directory: Path, grafana_url: str, *, force: bool) -> int:
+def write(directory: Path, grafana_url: str, *, format: str = "plain", force: bool = False) -> int:
     """Write the files; returns the exit status.
 
     grafana_url: where the alerts link to.
+    format: one of `FILES`.
     force: overwrite files that have other content; without it nothing is written then.
     """
     try:
-        files = _files(directory, grafana_url)
+        files = _files(directory, grafana_url, format)
         written = _write(files, force)
     except _Refused as error:
         print(f"faultlens dashboards: {error}", file=sys.stderr)
@@ -51,7 +72,7 @@ def write(directory: Path, grafana_url: str, *, force: bool) -> int:
         return 1
     for path in files:
         print("wrote" if path in written else "same ", path)
-    print(_next_steps(directory, grafana_url))
+    print(_NEXT_STEPS[format](directory, grafana_url.rstrip("/")))
     return 0
 
 
@@ -59,15 +80,25 @@ class _Refused(Exception):
     """Why nothing is written; one line."""
 
 
-def _files(directory: Path, grafana_url: str) -> dict[Path, bytes]:
+def _files(directory: Path, grafana_url: str, format: str) -> dict[Path, bytes]:
     url = grafana_url.rstrip("/")
     if not _URL.fullmatch(url):
         raise _Refused(f"--grafana-url {grafana_url!r}: expected something like {_GRAFANA}")
     if directory.exists() and not directory.is_dir():
-        raise _Refused(f"{directory} is no directory")
-    files = {name: (_source() / name).read_bytes() for name in FILES}
-    files[_RULES] = files[_RULES].replace(_GRAFANA.encode(), url.encode())
-    return {directory / name: content for name, content in files.items()}
+        raise _Refused(f"{directory} is not a directory")
+    return {
+        directory / name: _content(source, url).encode() for name, source in FILES[format].items()
+    }
+
+
+def _content(source: str, grafana_url: str) -> str:
+    """What is written for one of the files here."""
+    text = (_source() / source).read_text(encoding="utf-8")
+    if source == _RULES:
+        return text.replace(_GRAFANA, grafana_url)
+    if source == _PROMETHEUS_RULE:
+        return text + indent(_content(_RULES, grafana_url), "  ")
+    return text
 
 
 def _source() -> Path:
@@ -89,12 +120,28 @@ def _write(files: dict[Path, bytes], force: bool) -> list[Path]:
     return [*missing, *others]
 
 
-def _next_steps(directory: Path, grafana_url: str) -> str:
+def _plain_steps(directory: Path, grafana_url: str) -> str:
     grafana = shlex.quote(str(directory / "grafana"))
     return f"""
 Grafana: cp -r {grafana}/. /etc/grafana/faultlens
          cp {grafana}/provisioning/dashboards/faultlens.yml /etc/grafana/provisioning/dashboards
-         or, by hand, each board at {grafana_url.rstrip("/")}/dashboard/import
+         or, by hand, each board at {grafana_url}/dashboard/import
          The other provisioning file is for a Grafana that has no data sources yet.
 Prometheus: rule_files: [{(directory / _RULES).absolute()}]
-         The boards are empty without these rules."""
+         The boards are empty without these rules.
+Alertmanager: {directory / _ALERTMANAGER} routes the alerts; fill in its receivers."""
+
+
+def _kubernetes_steps(directory: Path, grafana_url: str) -> str:
+    pack = shlex.quote(str(directory))
+    return f"""
+1. Set the namespace, the image and the label in {directory / "kustomization.yaml"}.
+2. kubectl apply -k {pack}
+3. {directory / "alertmanager.yml"} routes the alerts; it is not applied.
+   Fill in its receivers, then merge it into your Alertmanager's configuration."""
+
+
+_NEXT_STEPS: Mapping[str, Callable[[Path, str], str]] = {
+    "plain": _plain_steps,
+    "kubernetes": _kubernetes_steps,
+}
