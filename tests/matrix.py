@@ -33,7 +33,7 @@ SUITES: Mapping[str, tuple[int, Sequence[str]]] = {
     "exposition": (35, ["exposition", "test_serve.py", "test_deployment.py"]),
     "package": (40, []),  # all tests that no other suite has
     "demo": (45, ["demo"]),
-    "dashboards": (180, ["dashboards", "test_dashboards.py"]),
+    "dashboards": (210, ["dashboards", "test_dashboards.py"]),
     "flows": (50, []),  # no tests but the programs in FLOWS
 }
 """For each suite its seconds on two idle cores, and where its tests are."""

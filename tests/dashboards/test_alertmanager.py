@@ -6,6 +6,7 @@ turn, and each time somebody else must get an alert.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import re
@@ -19,8 +20,9 @@ import pytest
 import yaml
 
 from tests.children import TIMEOUT
+from tests.dashboards.test_compose import SCRAPING, SERVICES
 from tests.dashboards.test_rules import ALERTS
-from tests.servers import needs
+from tests.servers import Receiver, free_port, needs, prometheus, serving, until
 
 ROOT = Path(__file__).parents[2]
 FILE = ROOT / "dashboards" / "alertmanager" / "alertmanager.yml"
@@ -183,3 +185,66 @@ def test_each_route_and_matcher_is_needed(tmp_path: Path) -> None:
 def test_an_alert_of_each_owner_is_sent_on_its_own() -> None:
     (ours,) = CONFIG["route"]["routes"]
     assert {"owner", "kind"} <= set(ours["group_by"])
+
+
+@contextlib.contextmanager
+def alertmanager(directory: Path, config: Mapping[str, Any]) -> Iterator[str]:
+    """An Alertmanager on this host; gives its host and port."""
+    file = directory / FILE.name
+    file.write_text(json.dumps(config))
+    target = f"127.0.0.1:{free_port()}"
+    command = [
+        "prometheus-alertmanager",  # as Debian calls it
+        f"--config.file={file}",
+        f"--storage.path={directory / 'alertmanager'}",
+        f"--web.listen-address={target}",
+        "--cluster.listen-address=",
+    ]
+    with serving(command, f"http://{target}/-/ready", directory):
+        yield target
+
+
+def delivered(receiver: Receiver) -> set[tuple[str, ...]]:
+    """Each alert that was sent: to whom, its name, kind and owner."""
+    return {
+        (path.strip("/"), *(alert["labels"].get(name, "") for name in ("alertname", *NAMES)))
+        for path, body in list(receiver.bodies)
+        for alert in json.loads(body)["alerts"]
+    }
+
+
+NAMES = ("kind", "owner")
+
+
+@needs("prometheus")
+@needs("prometheus-alertmanager")
+def test_what_prometheus_fires_arrives_where_it_should(tmp_path: Path) -> None:
+    rules = []
+    for labels, _ in told():
+        alertname, *others = labels.items()
+        rules.append({"alert": alertname[1], "expr": "vector(1)", "labels": dict(others)})
+    group = {"name": "as ours", "interval": "1s", "rules": rules}
+    (tmp_path / "rules.yml").write_text(json.dumps({"groups": [group]}))
+    config = copy.deepcopy(CONFIG)
+    config["route"]["group_wait"] = "0s"
+    with Receiver() as receiver:
+        for one in config["receivers"]:
+            one["webhook_configs"] = [{"url": f"{receiver.url}/{one['name']}"}]
+        with alertmanager(tmp_path, config) as target:
+            alerting = json.dumps(SCRAPING["alerting"]).replace("alertmanager:9093", target)
+            loaded = {"alerting": json.loads(alerting), "rule_files": ["rules.yml"]}
+            # What it fires before it knows its Alertmanagers is lost, and sent again.
+            again = "--rules.alert.resend-delay=1s"
+            with prometheus(tmp_path, json.dumps(loaded), again):
+                expected = {
+                    (who, *(labels.get(name, "") for name in ("alertname", *NAMES)))
+                    for labels, who in told()
+                }
+                until(lambda: len(delivered(receiver)) >= len(expected), "the alerts")
+            asked = SERVICES["alertmanager"]["healthcheck"]["test"]
+            check = [part.replace("127.0.0.1:9093", target) for part in asked]
+            assert check[:2] == ["CMD", "amtool"]
+            assert amtool(*check[2:]).returncode == 0
+        assert amtool(*check[2:]).returncode != 0
+
+    assert delivered(receiver) == expected

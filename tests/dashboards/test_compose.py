@@ -93,7 +93,7 @@ class TestComposeFile:
     def test_every_image_is_pinned(self) -> None:
         images = {service["image"] for service in SERVICES.values() if "image" in service}
 
-        assert len(images) == 3
+        assert len(images) == 4
         for image in images:
             assert re.fullmatch(r"[a-z]+/[a-z]+:v?\d+\.\d+\.\d+", image)
         assert re.findall(r"^FROM (.*)$", DOCKERFILE, re.MULTILINE) == ["python:3.13-slim"]
@@ -101,7 +101,11 @@ class TestComposeFile:
     def test_ports_are_open_to_this_machine_only(self) -> None:
         ports = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
 
-        assert ports == {"grafana": ["127.0.0.1:3000:3000"], "prometheus": ["127.0.0.1:9090:9090"]}
+        assert ports == {
+            "alertmanager": ["127.0.0.1:9093:9093"],
+            "grafana": ["127.0.0.1:3000:3000"],
+            "prometheus": ["127.0.0.1:9090:9090"],
+        }
 
     def test_who_does_not_sign_in_can_only_look_and_there_is_no_secret_in_it(self) -> None:
         names = [name for service in SERVICES.values() for name in service.get("environment", ())]
@@ -184,6 +188,14 @@ class TestWiring:
 
         features = flag.partition("=")[2].split(",")
         assert features == ["exemplar-storage", "created-timestamp-zero-ingestion"]
+
+    def test_prometheus_sends_its_alerts_to_alertmanager_which_reads_our_routes(self) -> None:
+        (alertmanagers,) = SCRAPING["alerting"]["alertmanagers"]
+        assert alertmanagers == {"static_configs": [{"targets": ["alertmanager:9093"]}]}
+        (file,) = [a for a in SERVICES["alertmanager"]["command"] if "--config.file=" in a]
+        routes = here("alertmanager", file.partition("=")[2])
+        assert routes == DASHBOARDS / "alertmanager" / "alertmanager.yml"
+        assert routes.is_file()
 
     def test_tempo_takes_what_the_demo_sends(self) -> None:
         config = SERVICES["tempo"]["command"][-1]

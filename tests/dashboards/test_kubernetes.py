@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -80,6 +81,7 @@ class TestCommand:
 
         assert done.returncode == 2
         assert "--format: invalid choice: 'helm'" in done.stderr
+        assert all(name in done.stderr for name in dashboards.FILES)
         assert list(tmp_path.iterdir()) == []
 
     def test_alerts_link_to_your_grafana(self, tmp_path: Path) -> None:
@@ -134,6 +136,16 @@ class TestContent:
         (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
         assert endpoint["port"] == port["name"]
 
+    def test_the_port_of_the_node_can_be_had(self, pack: Path) -> None:
+        text = (pack / "daemonset.yaml").read_text()
+        document = yaml.safe_load(text.replace("# hostPort:", "hostPort:"))
+
+        (container,) = document["spec"]["template"]["spec"]["containers"]
+        (port,) = container["ports"]
+        assert port["hostPort"] == port["containerPort"]
+        latest = kubernetes_validate.utils.latest_version()
+        kubernetes_validate.validate(document, latest, strict=True)
+
 
 @needs("kubectl")
 class TestKustomize:
@@ -185,19 +197,20 @@ class TestKustomize:
     def test_a_kustomization_of_your_own_outlasts_the_next_version(
         self, pack: Path, tmp_path: Path
     ) -> None:
-        shutil.copytree(pack, tmp_path / "faultlens")
-        own = {
-            "resources": ["faultlens"],
-            "namespace": "ops",
-            "images": [{"name": "registry.example.com/faultlens", "newName": "r/f", "newTag": "7"}],
-        }
-        (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(own))
+        shutil.copytree(pack, tmp_path / "DIR")
+        header, _, _ = (pack / "kustomization.yaml").read_text().partition("apiVersion:")
+        own = re.findall(r"^# {5}(\w+: [\[\w].*)$", header, re.MULTILINE)
+        assert len(own) == 4
+        (tmp_path / "kustomization.yaml").write_text("\n".join(own))
 
         found = kustomized(tmp_path)
 
-        assert {document["metadata"]["namespace"] for document in found.values()} == {"ops"}
-        (container,) = found["DaemonSet", "faultlens"]["spec"]["template"]["spec"]["containers"]
-        assert container["image"] == "r/f:7"
+        for document in found.values():
+            assert document["metadata"]["namespace"] == "ops"
+            assert document["metadata"]["labels"]["release"] == "prometheus"
+        spec = found["DaemonSet", "faultlens"]["spec"]["template"]["spec"]
+        images = {c["image"] for c in (*spec["initContainers"], *spec["containers"])}
+        assert images == {"registry.ops.example.com/faultlens:1.2.3"}
 
     @pytest.mark.parametrize("version", kubernetes_validate.utils.all_versions())
     def test_kubernetes_takes_what_is_its_own(self, version: str, applied: Applied) -> None:
