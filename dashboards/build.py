@@ -55,19 +55,19 @@ UNKNOWN = Kind(
     name="unknown",
     title="Unknown",
     color="#D08700",
-    meaning="nothing that can be seen decides whose fault it is",
-    who_acts="The owner of the rules writes one.",
+    meaning="it cannot be determined whose fault it is",
+    who_acts="The owner of the rules adds one.",
 )
 USER = Kind(
     name="user",
     title="User",
     color="#3F83F2",
     meaning="the author or caller of the workflow is at fault: code, input, credentials",
-    who_acts="They act; nobody is paged.",
+    who_acts="The author or caller acts; nobody is paged.",
 )
 KINDS = (SYSTEM, UNKNOWN, USER)
 
-ZERO = "#6B7385"
+ZERO = "#6B7385"  # nothing, or nothing to worry about
 PLAIN = "#8F7BC9"  # a value that is about no kind
 NOTICE = "#C04FA5"  # somebody should look, though nothing of theirs failed
 
@@ -89,6 +89,8 @@ RANGE, STEP, BEFORE = "[$__range]", "[$__interval]", "[$__range] offset $__range
 CHOSEN = ("job", "worker", "class")
 """The variables that filter failures."""
 INFO = "faultlens_info"
+SDKS = ("flyte", "durable_workflow")
+"""Its labels for the versions of the SDKs."""
 
 
 def series(name: str, *filters: str, variables: Sequence[str] = CHOSEN) -> str:
@@ -243,14 +245,16 @@ def shown(control: Control) -> Control:
 COUNT = "locale"  # all digits, where "short" makes 12 K of 12,345
 NOT_LOADED = "or faultlens.rules.yml is not in rule_files of Prometheus"
 NO_FAILURES = f"No failures, {NOT_LOADED}"
-NOTHING_SUPPRESSED = f"Nothing suppressed, {NOT_LOADED}"
 NOT_COUNTED = "Raised exceptions that are not counted again (carriers, replays, ...) are excluded."
+NO_RULES = "rules not loaded"  # where there is no room for more; RULES_NEEDED is in its description
 RULES_NEEDED = (
     "If the rules are not loaded: `faultlens dashboards DIR` writes faultlens.rules.yml, for "
     "`rule_files` in Prometheus' configuration."
 )
 BARS = 120  # at most; the fewer there are, the later the last one is complete
 
+POSITIVE = 1e-9
+"""The least value that is more than nothing. What has no value has the colour of 0."""
 BY_THRESHOLDS = dashboard.FieldColor(mode=dashboard.FieldColorModeId.THRESHOLDS)
 LAST_VALUE = common.ReduceDataOptions(calcs=["lastNotNull"], fields="", values=False)
 
@@ -352,7 +356,7 @@ def panel(
                 display_name=name,
                 no_value=nothing,
                 color=color,
-                thresholds=colors or thresholds(PLAIN),
+                thresholds=colors or thresholds(ZERO, (POSITIVE, PLAIN)),
                 mappings=list(mappings),
                 links=list(links),
                 custom=custom if custom is not None else {},
@@ -453,7 +457,7 @@ def bars(
     target: prometheus.Dataquery,
     unit: str = COUNT,
     decimals: int = 0,
-    nothing: str = NO_FAILURES,
+    nothing: str = f"No failures, or {NO_RULES}",
     colors: dashboard.ThresholdsConfig | None = None,
     links: Sequence[dashboard.DashboardLink] = (),
     names: common.BarGaugeNamePlacement = common.BarGaugeNamePlacement.LEFT,
@@ -517,14 +521,12 @@ def listing(
 MERGED = dashboard.DataTransformerConfig(id_val="merge", options={})
 
 
-def columns(
-    names: Mapping[str, str], *, without: Sequence[str] = ()
-) -> dashboard.DataTransformerConfig:
-    """The columns in this order under these names, without some and the time of the query."""
+def columns(names: Mapping[str, str], *, without: Sequence[str]) -> dashboard.DataTransformerConfig:
+    """The columns in this order under these names, without some."""
     return dashboard.DataTransformerConfig(
         id_val="organize",
         options={
-            "excludeByName": dict.fromkeys(["Time", *without], True),
+            "excludeByName": dict.fromkeys(without, True),
             "indexByName": {name: index for index, name in enumerate(names)},
             "renameByName": dict(names),
         },
@@ -533,6 +535,16 @@ def columns(
 
 def column(name: str, options: Mapping[str, object]) -> Override:
     return override("byName", name, {"noValue": "-", **options})
+
+
+KIND_COLUMN = column(
+    "Kind",
+    {
+        "custom.width": 80,
+        "custom.cellOptions": {"type": "color-text"},
+        "mappings": [mapping({kind.name: (kind.title, kind.color) for kind in KINDS})],
+    },
+)
 
 
 def words(*, title: str, description: str, content: str) -> dashboard.Panel:
@@ -591,7 +603,7 @@ def beside(strip: Strip, *, y: int, ids: Iterator[int]) -> list[dashboard.Panel]
 def overview() -> dashboard.Dashboard:
     """Whose fault, is it getting worse, since when, and what."""
     before = number(
-        title="The range before",
+        title="Previous range",
         description=(
             "Failures in the time range of the same length just before. "
             f"{RULES_NEEDED} {NOT_COUNTED}"
@@ -610,14 +622,14 @@ def overview() -> dashboard.Dashboard:
         names=True,
     )
     share = number(
-        title="Attempts the platform failed",
+        title="Platform failed",
         description=(
             "Attempts of tasks, activities and workflow runs in the time range that ended with a "
             "system failure, as a share of all attempts. Failures outside of attempts are "
             "excluded. All workers and classes are included, whichever are chosen. "
             f"{RULES_NEEDED}"
         ),
-        targets=[instant(share_of_attempts(), legend="Attempts the platform failed")],
+        targets=[instant(share_of_attempts(), legend="Platform failed")],
         unit="percentunit",
         decimals=2,
         highest=1,
@@ -702,13 +714,32 @@ def attempts_over_time() -> dashboard.Panel:
         title="Share of attempts the platform failed",
         description=(
             "In each interval: attempts that ended with a system failure, divided by all attempts. "
-            "Failures outside of attempts are excluded. All workers and classes are included."
+            "The objective is what the rules allow. Failures outside of attempts are excluded. All "
+            "workers and classes are included, whichever are chosen."
         ),
-        targets=[steps(share_of_attempts(STEP), legend="Platform")],
+        targets=[
+            steps(share_of_attempts(STEP), legend="Platform failed"),
+            steps(
+                f"max({BUDGET}) and on () sum_over_time({of_job(ATTEMPTS)}{STEP})",
+                legend="Objective",
+                ref="B",
+            ),
+        ],
         unit="percentunit",
         decimals=None,
         nothing=f"No attempts, {NOT_LOADED}",
         color=fixed(SYSTEM.color),
+        overrides=[
+            override(
+                "byName",
+                "Objective",
+                {
+                    "color": fixed(ZERO),
+                    "custom.fillOpacity": 0,
+                    "custom.lineStyle": {"fill": "dash", "dash": [8, 8]},
+                },
+            )
+        ],
         points=BARS,
         custom=common.GraphFieldConfig(
             draw_style=common.GraphDrawStyle.LINE,
@@ -719,11 +750,9 @@ def attempts_over_time() -> dashboard.Panel:
         ),
         options=timeseries.Options(
             legend=common.VizLegendOptions(
-                show_legend=False,
-                display_mode=common.LegendDisplayMode.HIDDEN,
-                placement=common.LegendPlacement.BOTTOM,
+                show_legend=True, placement=common.LegendPlacement.BOTTOM
             ),
-            tooltip=common.VizTooltipOptions(mode=common.TooltipDisplayMode.SINGLE),
+            tooltip=common.VizTooltipOptions(mode=common.TooltipDisplayMode.MULTI),
         ),
     )
 
@@ -758,35 +787,29 @@ def issues() -> dashboard.Panel:
                     "owner": "Owner",
                     "Value #B": "First seen",
                     "Value #C": "Last seen",
-                }
+                },
+                without=["Time"],
             ),
         ],
         overrides=[
-            column(
-                "Kind",
-                {
-                    "custom.width": 85,
-                    "custom.cellOptions": {"type": "color-text"},
-                    "mappings": [mapping({kind.name: (kind.title, kind.color) for kind in KINDS})],
-                },
-            ),
-            column("Failures", {"custom.width": 85}),
+            KIND_COLUMN,
+            column("Failures", {"custom.width": 75}),
             column(
                 "Class",
                 {
-                    "custom.minWidth": 250,
+                    "custom.minWidth": 230,
                     "links": [
                         board_link("Open the class", to=CLASS, class_=name),
                         board_link("Traces of the class", to=CLASS, class_=name, view=TRACES_PANEL),
                     ],
                 },
             ),
-            column("Code", {"custom.minWidth": 130}),
-            column("Task", {"custom.minWidth": 150}),
-            column("Reason", {"custom.width": 110}),
-            column("Owner", {"custom.width": 110}),
-            column("First seen", {"custom.width": 160, "unit": "dateTimeAsIsoNoDateIfToday"}),
-            column("Last seen", {"custom.width": 140, "unit": "dateTimeFromNow"}),
+            column("Code", {"custom.width": 125}),
+            column("Task", {"custom.width": 170}),
+            column("Reason", {"custom.width": 85}),
+            column("Owner", {"custom.width": 95}),
+            column("First seen", {"custom.width": 150, "unit": "dateTimeAsIsoNoDateIfToday"}),
+            column("Last seen", {"custom.width": 120, "unit": "dateTimeFromNow"}),
         ],
         sort_by=[
             common.TableSortByFieldState(display_name="Kind", desc=False),
@@ -810,7 +833,6 @@ def one_class() -> dashboard.Dashboard:
             )
         ],
         nothing="Rules not loaded",
-        colors=thresholds(ZERO, (1, PLAIN)),
         links=[board_link("Workers", to=WORKERS)],
     )
     first_seen, last_seen = (
@@ -818,7 +840,7 @@ def one_class() -> dashboard.Dashboard:
             title=title,
             description=(
                 f"When the class {what} in the time range, to the minute; what was before is "
-                "excluded."
+                f"excluded. {RULES_NEEDED}"
             ),
             targets=[instant(seen(series(FAILURES), last=last), legend=title)],
             unit=unit,
@@ -837,13 +859,13 @@ def one_class() -> dashboard.Dashboard:
             title=title,
             description=(
                 f"Failures in the time range by {what}, the twenty commonest. Those without one "
-                "are excluded; all workers are included, whichever are chosen."
+                f"are excluded; all workers are included, whichever are chosen. {RULES_NEEDED}"
             ),
             target=instant(
                 highest(20, count(of_issues(f'{label}!=""'), by=label)),
                 legend=f"{{{{{label}}}}}",
             ),
-            nothing=f"No {label}s recorded, {NOT_LOADED}",
+            nothing=f"No {label}s, or {NO_RULES}",
             names=common.BarGaugeNamePlacement.TOP,  # they may be long
         )
         for title, label, what in (
@@ -855,16 +877,25 @@ def one_class() -> dashboard.Dashboard:
     condition = (
         "event.exception.type =~ `${class:regex}` && event.faultlens.worker =~ `${worker:regex}`"
     )
-    attributes = (
-        "exception.type",
-        "exception.message",
-        *(f"faultlens.{name}" for name in ("kind", "reason", "worker", "code")),
-    )
+    fields = {
+        "Start time": ("Start", {"custom.width": 165}),
+        "Span ID": ("Span", {"custom.width": 160}),
+        "faultlens.kind": ("Kind", {}),
+        "exception.message": ("Message", {"custom.minWidth": 300}),
+        "faultlens.reason": ("Reason", {"custom.width": 95}),
+        "faultlens.code": ("Code", {"custom.width": 140}),
+        "faultlens.worker": ("Worker", {"custom.width": 140}),
+        "exception.type": ("Class", {"custom.minWidth": 230}),
+        "Trace Name": ("Trace", {"custom.width": 150}),
+        "Duration": ("Duration", {"custom.width": 90}),
+    }
+    attributes = ", ".join(f"event.{name}" for name in fields if "." in name)
     traces = listing(
         title="Traces",
         description=(
             "The newest spans on which the class failed, a hundred of them. Failures outside of "
-            "sampled spans are excluded, and exceptions that only passed a failure on."
+            "sampled spans are excluded, and exceptions that only passed a failure on. Jobs are "
+            "not told apart here, whichever are chosen: a trace does not know Prometheus' jobs."
         ),
         source=TRACES,
         targets=[
@@ -873,15 +904,23 @@ def one_class() -> dashboard.Dashboard:
                 datasource=TRACES,
                 query_type="traceql",
                 table_type=tempo.SearchTableType.SPANS,
-                query=origins(condition)
-                + f" | select({', '.join(f'event.{name}' for name in attributes)})"
-                + " with (most_recent=true)",
+                query=f"{origins(condition)} | select({attributes}) with (most_recent=true)",
                 limit=100,
                 spss=10,
             )
         ],
         nothing="No traces recorded",
-        overrides=[override("byRegexp", ".*", {"noValue": "-"})],  # of a cell
+        transformations=[
+            columns(
+                {name: title for name, (title, _) in fields.items()},
+                without=["Trace Service", "Name", "event:name", "faultlens.role"],
+            ),
+        ],
+        overrides=[
+            override("byRegexp", ".*", {"noValue": "-"}),
+            KIND_COLUMN,
+            *(column(title, options) for title, options in fields.values() if options),
+        ],
     )
     traces.id_val = TRACES_PANEL
     return board(
@@ -898,26 +937,27 @@ def one_class() -> dashboard.Dashboard:
                     (4, last_seen),
                 ],
             ),
-            Strip(height=8, panels=[(16, by_worker), (8, what_to_do())]),
-            Strip(height=9, panels=[(8, one) for one in details]),
+            Strip(height=7, panels=[(16, by_worker), (8, what_to_do())]),
+            Strip(height=6, panels=[(8, one) for one in details]),
             Strip(height=10, panels=[(24, traces)]),
         ],
     )
 
 
 def failures_by_worker() -> dashboard.Panel:
+    # The same ten workers in every interval. Only they are filtered by the chosen workers, which is
+    # enough for both sides of the `and`.
+    count_each = count(series(FAILURES, variables=["job", "class"]), by="worker", within=STEP)
+    most = f"topk(10, {count(series(FAILURES), by='worker', within=f'{RANGE} @ end()')})"
     return counts_over_time(
         title="Failures by worker over time",
         description=(
             "Each bar counts the failures of its interval. The dots are exemplars, each of which "
-            "leads to a trace. All but the ten workers that failed most in an interval are "
-            f"excluded from it. {NOT_COUNTED}"
+            "leads to a trace. All but the ten workers that failed most in the time range are "
+            f"excluded. {NOT_COUNTED}"
         ),
         targets=[
-            steps(
-                f"topk(10, {count(series(FAILURES), by='worker', within=STEP)})",
-                legend="{{worker}}",
-            ),
+            steps(f"{count_each} and {most}", legend="{{worker}}"),
             EXEMPLARS,
         ],
         links=[only_worker()],
@@ -929,13 +969,13 @@ def what_to_do() -> dashboard.Panel:
         title="What to do",
         description="By kind, which is that of each failure: a class may have several.",
         content="""\
-**System**: the platform team acts. On one worker only: take it out, look at its machine. On all:
-look at storage, the control plane, the last deploy. Then at a trace below.
+**System**: the platform team acts. One worker only: take it out of service, check its machine.
+All: check storage, the control plane, the last deployment.
 
-**Unknown**: look at a trace, decide, and write a rule into the file that `FAULTLENS_RULES` names.
+**Unknown**: look at a trace, decide, and add a rule to the file that `FAULTLENS_RULES` names.
 
-**User**: the author or caller of the workflow acts. Nobody is paged. If many fail alike, improve
-the documentation.""",
+**User**: the author or caller acts; nobody is paged. If many fail alike, improve the
+documentation.""",
     )
 
 
@@ -949,7 +989,7 @@ def workers() -> dashboard.Dashboard:
     """Which worker is out of line, and is faultlens itself well."""
     by_worker = bars(
         title="Failures by worker",
-        description=f"Failures in the time range, the thirty highest. {NOT_COUNTED}",
+        description=f"Failures in the time range, the thirty highest. {RULES_NEEDED} {NOT_COUNTED}",
         target=instant(highest(30, count(series(FAILURES), by="worker")), legend="{{worker}}"),
         links=[only_worker()],
     )
@@ -960,7 +1000,8 @@ def workers() -> dashboard.Dashboard:
         description=(
             "Failures in the hour before the end of the time range, divided by the median of all "
             "workers of the job (by 1 if that is less); the thirty highest. An alert fires above "
-            "3. Workers without failures are excluded, though not from the median."
+            "3. Workers without failures are excluded, though not from the median. "
+            f"{RULES_NEEDED}"
         ),
         target=instant(
             highest(30, f"{mine} / on (job) group_left () clamp_min({median}, 1)"),
@@ -968,19 +1009,19 @@ def workers() -> dashboard.Dashboard:
         ),
         unit="suffix:\N{MULTIPLICATION SIGN}",
         decimals=1,
-        colors=thresholds(PLAIN, (3, NOTICE)),
+        colors=thresholds(ZERO, (POSITIVE, PLAIN), (3, NOTICE)),
         links=[only_worker()],
     )
     suppressed = bars(
         title="Suppressed by reason",
         description=(
             "Raised SDK exceptions in the time range that are not counted again, and why. Failures "
-            "themselves are excluded."
+            f"themselves are excluded. {RULES_NEEDED}"
         ),
         target=instant(
             f"sort_desc({count(series(SUPPRESSED), by='reason')} > 0)", legend="{{reason}}"
         ),
-        nothing=NOTHING_SUPPRESSED,
+        nothing=f"Nothing suppressed, or {NO_RULES}",
     )
     suppressed_over_time = counts_over_time(
         title="Suppressed over time",
@@ -988,7 +1029,7 @@ def workers() -> dashboard.Dashboard:
         targets=[
             steps(count(series(SUPPRESSED), by="reason", within=STEP), legend="{{reason}}"),
         ],
-        nothing=NOTHING_SUPPRESSED,
+        nothing=f"Nothing suppressed, {NOT_LOADED}",
     )
     dropped = bars(
         title="Dropped by reason",
@@ -1028,15 +1069,14 @@ def targets() -> dashboard.Panel:
         "version": "faultlens",
         "detector": "Detector",
         "python": "Python",
-        "flyte": "Flyte",
-        "durable_workflow": "Durable",
     }
     about = of_job(INFO)
     return listing(
         title="Targets",
         description=(
             "What ran faultlens in the time range, whether it still answers at its end, and its "
-            "versions. Targets without faultlens are excluded."
+            "versions: faultlens', Python's, and those of its SDKs. Targets without faultlens are "
+            "excluded."
         ),
         targets=[
             rows(
@@ -1048,7 +1088,7 @@ def targets() -> dashboard.Panel:
         transformations=[
             columns(
                 {"job": "Job", "instance": "Instance", "Value": "State"} | versions,
-                without=["__name__"],
+                without=["Time", "__name__"],
             ),
         ],
         overrides=[
@@ -1075,6 +1115,9 @@ def targets() -> dashboard.Panel:
 def board(
     *, uid: str, title: str, description: str, parts: Iterable[Strip | Fold]
 ) -> dashboard.Dashboard:
+    metrics_variable = source_variable("datasource", label="Data source", plugin="prometheus")
+    # Grafana's default one if it is a Prometheus; otherwise, or if not said, the first by its name.
+    metrics_variable.current = dashboard.VariableOption(text="default", value="default")
     others = dashboard.DashboardLink(
         title="faultlens",
         type_val=dashboard.DashboardLinkType.DASHBOARDS,
@@ -1096,7 +1139,7 @@ def board(
         panels=laid_out(parts),
         templating=dashboard.DashboardDashboardTemplating(
             list_val=[
-                source_variable("datasource", label="Data source", plugin="prometheus"),
+                metrics_variable,
                 source_variable("traces", label="Traces", plugin="tempo"),
                 label_variable("job", within=[]),
                 label_variable("worker", within=["job"]),
@@ -1151,7 +1194,7 @@ def new_classes() -> dashboard.AnnotationQuery:
 
 def new_versions() -> dashboard.AnnotationQuery:
     """A version of faultlens or of an SDK that was not there in the hour before."""
-    labels = "job, version, flyte, durable_workflow"
+    labels = ", ".join(("job", "version", *SDKS))
     about = of_job(INFO)
     before = f"last_over_time({about}[1h] offset $__interval)"
     return annotation(
@@ -1159,7 +1202,9 @@ def new_versions() -> dashboard.AnnotationQuery:
         color=ZERO,
         expr=f"group by ({labels}) ({about}) unless on ({labels}) {before}",
         title="New version",
-        body="faultlens {{version}}, Flyte {{flyte}}, Durable {{durable_workflow}} in {{job}}",
+        body=", ".join(
+            ("{{job}}: faultlens {{version}}", *(f"{sdk} {{{{{sdk}}}}}" for sdk in SDKS))
+        ),
     )
 
 

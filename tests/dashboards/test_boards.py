@@ -10,13 +10,14 @@ import subprocess
 import sys
 import urllib.parse
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from faultlens.sdks.adapters import ERRORS_MODULES, adapter_for
 from tests.children import TIMEOUT
 from tests.dashboards.panels import DIRECTORY, Board, Panel, View, boards
 from tests.dashboards.promql import promql_parser as promql
@@ -166,12 +167,52 @@ def test_a_panel_says_what_it_does_not_show(panel: Panel) -> None:
     assert "exclude" in panel.raw["description"]
 
 
+LETTER, MARGINS = 7, 50
+"""What they take of a panel's width, in pixels."""
+
+
+@each_panel
+def test_words_fit_on_a_small_screen(panel: Panel) -> None:
+    """At 1100 pixels, which 24 columns and the gaps between them share."""
+    columns = panel.raw["gridPos"]["w"]
+    width = columns * 36.8 + (columns - 1) * 8
+    assert LETTER * len(panel.title) + MARGINS <= width
+    if panel.type == "bargauge":
+        assert LETTER * len(panel.defaults["noValue"]) + MARGINS <= width, "it is one line there"
+
+
+def test_the_columns_of_issues_fit_on_a_small_screen() -> None:
+    """At 1100 pixels the last column is in sight, if nothing has an owner."""
+    (overview,) = [board for board in BOARDS if board.name == "faultlens-overview"]
+    widths = {
+        of["matcher"]["options"]: option["value"]
+        for of in overview.panel("Issues").raw["fieldConfig"]["overrides"]
+        for option in of["properties"]
+        if option["id"] in ("custom.width", "custom.minWidth")
+    }
+    assert len(widths) == 9
+    assert sum(widths.values()) - widths["Owner"] <= 1050
+
+
 @each_showing
 def test_a_panel_has_a_unit_and_words_for_nothing(panel: Panel) -> None:
     assert panel.defaults.get("unit")
     assert panel.defaults.get("noValue")
     if panel.type != "stat":
         assert re.match(r"(No|Nothing) ", panel.defaults["noValue"])
+    if panel.type == "table":
+        # An empty cell does not say that there is nothing at all.
+        titles = [of["matcher"]["options"] for of in panel.raw["fieldConfig"]["overrides"]]
+        (renamed,) = [one for one in panel.raw["transformations"] if one["id"] == "organize"]
+        assert ".*" in titles or set(titles) >= set(renamed["options"]["renameByName"].values())
+        for of in panel.raw["fieldConfig"]["overrides"]:
+            options = {option["id"]: option["value"] for option in of["properties"]}
+            assert options.get("noValue") == "-"
+
+
+@pytest.mark.parametrize("panel", [one for one in SHOWING if one.type == "bargauge"], ids=str)
+def test_a_single_bar_has_its_name(panel: Panel) -> None:
+    assert panel.defaults["displayName"] == "${__series.name}"
 
 
 @each_showing
@@ -199,7 +240,7 @@ def test_only_the_parts_of_a_total_are_stacked(panel: Panel) -> None:
     custom = panel.defaults["custom"]
     assert custom["stacking"]["mode"] == "normal"
     (target,) = panel.targets
-    assert re.match(r"(topk\(10, )?sum by \((kind|worker|reason)\) \(", target["expr"])
+    assert re.match(r"sum by \((kind|worker|reason)\) \(", target["expr"])
 
 
 @each_board
@@ -302,6 +343,36 @@ def is_color(raw: Any) -> bool:
     return isinstance(raw, dict) and "mode" in raw and set(raw) <= {"mode", "fixedColor"}
 
 
+GREY, NOTICE = "#6B7385", "#C04FA5"
+
+
+@each_showing
+def test_nothing_is_grey(panel: Panel) -> None:
+    """What has no value has the first colour. That no target reports is to be noticed."""
+    steps = panel.defaults["thresholds"]["steps"]
+    assert steps[0]["color"] == (NOTICE if panel.title == "Reporting" else GREY)
+    if panel.type == "stat":
+        assert panel.raw["options"]["colorMode"] == "value", "a zero is no slab of colour"
+
+
+def in_order(found: Iterable[str]) -> list[str]:
+    """The kinds among these."""
+    return [one.lower() for one in found if one.lower() in KINDS]
+
+
+@each_board
+def test_kinds_are_in_the_order_of_urgency(board: Board) -> None:
+    assert in_order(panel.title for panel in board.panels) in ([], list(KINDS))
+    for panel in board.panels:
+        legends = in_order(target.get("refId", "") for target in panel.raw.get("targets", ()))
+        assert legends in ([], list(KINDS))
+        overrides = panel.raw.get("fieldConfig", {}).get("overrides", [])
+        assert in_order(str(of["matcher"]["options"]) for of in overrides) in ([], list(KINDS))
+        words = re.findall(r"\*\*(\w+)\*\*", panel.raw["options"].get("content", ""))
+        assert in_order(words) in ([], list(KINDS))
+    assert sorted(KINDS) == list(KINDS), "Prometheus and the tables sort by the alphabet"
+
+
 # ---- Variables
 
 
@@ -311,6 +382,8 @@ def test_a_board_has_the_variables(board: Board) -> None:
     assert list(raw) == ["datasource", "traces", "job", "worker", "class"]
     assert (raw["datasource"]["type"], raw["datasource"]["query"]) == ("datasource", "prometheus")
     assert raw["datasource"]["label"] == "Data source"
+    # Grafana's own default, and not the first by its name, if there are several.
+    assert raw["datasource"]["current"] == {"text": "default", "value": "default"}
     assert (raw["traces"]["type"], raw["traces"]["query"]) == ("datasource", "tempo")
     for name in ("job", "worker", "class"):
         assert raw[name]["allValue"] == ".+"
@@ -326,6 +399,17 @@ def test_a_variable_depends_on_those_before_it(board: Board) -> None:
         if variable.is_asked:
             assert re.findall(r"\$\{(\w+):regex\}", variable.query) == before
             before.append(variable.name)
+
+
+def test_a_new_version_of_any_sdk_is_marked() -> None:
+    sdks = {adapter_for(module).package for module in ERRORS_MODULES}
+    for _, annotation in ANNOTATIONS:
+        if annotation["name"] == "New versions":
+            (labels,) = set(re.findall(r"group by \((.+?)\)", annotation["expr"]))
+            assert set(labels.split(", ")) == {"job", "version"} | sdks
+            assert set(re.findall(r"{{(\w+)}}", annotation["textFormat"])) == set(
+                labels.split(", ")
+            )
 
 
 # What Grafana fills in itself, where we use it.
@@ -479,6 +563,17 @@ def test_links_to_explore_carry_source_and_time(board: Board) -> None:
             assert pane["range"] == {"from": "${__from}", "to": "${__to}"}
 
 
+@pytest.mark.parametrize(
+    "panel", [panel for panel in PANELS if panel.title.lower() in KINDS], ids=str
+)
+def test_a_kind_leads_to_the_traces_of_what_was_chosen(panel: Panel) -> None:
+    (url,) = [link["url"] for link in panel.defaults["links"] if link["url"].startswith("/explore")]
+    query = panes(url)["queries"][0]["query"]
+    assert f'event.faultlens.kind = "{panel.title.lower()}"' in query
+    assert "event.exception.type =~ `${class:pipe}`" in query
+    assert "event.faultlens.worker =~ `${worker:pipe}`" in query
+
+
 def test_every_class_leads_to_its_board_and_its_traces() -> None:
     (overview,) = [board for board in BOARDS if board.name == "faultlens-overview"]
     links = [
@@ -512,6 +607,23 @@ def traceql() -> list[str]:
         if url.startswith("/explore")
     ]
     return asked + linked
+
+
+@pytest.mark.parametrize(
+    "panel",
+    [one for one in PANELS if one.raw.get("datasource", {}).get("type") == "tempo"],
+    ids=str,
+)
+def test_traces_are_the_newest_and_have_names_for_what_is_asked(panel: Panel) -> None:
+    (target,) = panel.raw["targets"]
+    query = target["query"]
+    assert query.endswith(" with (most_recent=true)"), "otherwise it is any hundred"
+    (selected,) = re.findall(r"select\((.+?)\)", query)
+    (renamed,) = [one["options"]["renameByName"] for one in panel.raw["transformations"]]
+    # Tempo gives the attributes of an event without their scope.
+    assert {name.removeprefix("event.") for name in selected.split(", ")} == {
+        name for name in renamed if "." in name
+    }
 
 
 def test_traces_are_asked_for_by_their_events() -> None:

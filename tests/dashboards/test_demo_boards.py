@@ -45,7 +45,7 @@ workload.main(["--until-stdin-closes", "--rounds", "1", "--pause", "0"])
 
 MAY_BE_EMPTY = {
     "Dropped by reason": "faultlens drops nothing",
-    "The range before": "nothing ran then",
+    "Previous range": "nothing ran then",
 }
 """What shows nothing on the demo, and why."""
 
