@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 from pathlib import Path
 
@@ -126,6 +127,20 @@ class TestOtherContent:
         assert f"wrote {tmp_path / RULES}\n" in done.stdout
         assert done.stdout.count("same ") == len(FILES) - 1
         assert contents(tmp_path)[RULES] == (ROOT / "dashboards" / RULES).read_text()
+
+
+def test_the_documented_step_gives_each_alert_its_data_source(tmp_path: Path) -> None:
+    command("dashboards", str(tmp_path))
+    (step,) = re.findall(r"^sed .*", (ROOT / "docs" / "dashboards.md").read_text(), re.MULTILINE)
+
+    step = step.replace("DIR", shlex.quote(str(tmp_path))).replace("UID", "abc-1")
+    subprocess.run(step, shell=True, check=True)
+
+    (group,) = yaml.safe_load((tmp_path / RULES).read_text())["groups"]
+    links = [one["annotations"]["dashboard_url"] for one in group["rules"] if "alert" in one]
+    assert links
+    for link in links:
+        assert re.search(r"/d/[\w-]+\?var-datasource=abc-1&var-job=", link)
 
 
 class TestGrafanaUrl:

@@ -245,7 +245,7 @@ def test_what_runs_there(demo: Demo) -> None:
     info = dict(demo.scrape.info)
     assert row["faultlens"] == info["version"]
     assert row["Detector"] == info["detector"]
-    assert row["Flyte"] == info["flyte"]
+    assert row["flyte"] == info["flyte"]
     assert row["State"] == 1
 
 
