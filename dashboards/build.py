@@ -540,7 +540,7 @@ def column(name: str, options: Mapping[str, object]) -> Override:
 KIND_COLUMN = column(
     "Kind",
     {
-        "custom.width": 80,
+        "custom.width": 75,
         "custom.cellOptions": {"type": "color-text"},
         "mappings": [mapping({kind.name: (kind.title, kind.color) for kind in KINDS})],
     },
@@ -678,8 +678,8 @@ def overview() -> dashboard.Dashboard:
                     (3, reporting),
                 ],
             ),
-            Strip(height=7, panels=[(15, by_kind), (9, attempts_over_time())]),
-            Strip(height=10, panels=[(24, issues())]),
+            Strip(height=6, panels=[(15, by_kind), (9, attempts_over_time())]),
+            Strip(height=9, panels=[(24, issues())]),  # all that one screen still has room for
         ],
     )
 
@@ -797,19 +797,19 @@ def issues() -> dashboard.Panel:
             column(
                 "Class",
                 {
-                    "custom.minWidth": 230,
+                    "custom.minWidth": 220,
                     "links": [
                         board_link("Open the class", to=CLASS, class_=name),
                         board_link("Traces of the class", to=CLASS, class_=name, view=TRACES_PANEL),
                     ],
                 },
             ),
-            column("Code", {"custom.width": 125}),
-            column("Task", {"custom.width": 170}),
-            column("Reason", {"custom.width": 85}),
-            column("Owner", {"custom.width": 95}),
-            column("First seen", {"custom.width": 150, "unit": "dateTimeAsIsoNoDateIfToday"}),
-            column("Last seen", {"custom.width": 120, "unit": "dateTimeFromNow"}),
+            column("Code", {"custom.width": 130}),
+            column("Task", {"custom.minWidth": 220}),
+            column("Reason", {"custom.width": 80}),
+            column("Owner", {"custom.width": 80}),
+            column("First seen", {"custom.width": 105, "unit": "time:MM-DD HH:mm"}),
+            column("Last seen", {"custom.width": 140, "unit": "dateTimeFromNow"}),
         ],
         sort_by=[
             common.TableSortByFieldState(display_name="Kind", desc=False),
