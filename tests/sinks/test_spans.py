@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -195,8 +196,39 @@ def test_attributes_are_bounded() -> None:
     """)
     (event,) = spans["exception"]
     assert len(event["exception.message"]) == 4096
-    assert event["exception.stacktrace"].count("  File ") == 64
     assert len(event["faultlens.code"]) == 64
+
+
+def test_the_end_of_a_long_stack_is_within_what_tempo_keeps() -> None:
+    spans = program("""
+        def site():
+            raise flyte.errors.RuntimeUserError("C", "why")
+        def deep(n):
+            deep(n - 1) if n else site()
+        def long():
+            raise flyte.errors.RuntimeUserError("C", "\\N{EURO SIGN}" * 4000)
+        with tracer.start_as_current_span("work"):
+            for fail in (lambda: deep(500), long):
+                try:
+                    fail()
+                except Exception:
+                    pass
+        inside.report(spans())
+    """)
+    stacks = {}
+    for event in spans["work"]:
+        stack = event["exception.stacktrace"]
+        assert len(stack.encode()) <= 2048
+        head, *frames, last = stack.splitlines()
+        assert head == "Traceback (most recent call last):"
+        stacks[frames[-1].rpartition(", in ")[2]] = frames, last
+    assert set(stacks) == {"site", "long"}
+    frames, last = stacks["site"]
+    assert last == "flyte.errors.RuntimeUserError: why"
+    assert len(frames) > 20
+    assert all(frame.endswith(", in deep") for frame in frames[:-1])
+    _, last = stacks["long"]
+    assert re.fullmatch("flyte.errors.RuntimeUserError: \N{EURO SIGN}{300,}", last)
 
 
 def test_a_str_of_the_users_is_not_called_and_the_message_is_made_from_args() -> None:

@@ -37,7 +37,10 @@ _log = logging.getLogger("faultlens")
 MESSAGE_LIMIT = 4096
 """The longest exception.message, in characters."""
 FRAME_LIMIT = 64
-"""The most frames of an exception.stacktrace: the innermost."""
+"""How many frames of a stack are looked at: the innermost."""
+STACK_LIMIT = 2048
+"""The longest exception.stacktrace, in bytes. By default Tempo keeps that much of an attribute, and
+cuts the end, which tells most: where it was raised, and the message."""
 WAITING_LIMIT = 1000
 """The most failures that wait for a span of their own."""
 
@@ -183,7 +186,8 @@ class Spans:
             attributes["exception.message"] = message
         if self._settings.stacktraces:
             last = failure.type if message is None else f"{failure.type}: {message}"
-            attributes["exception.stacktrace"] = _stack(exc, frame) + last + "\n"
+            last = last.encode(errors="replace")[: STACK_LIMIT // 2].decode(errors="ignore") + "\n"
+            attributes["exception.stacktrace"] = _stack(exc, frame, last)
         return attributes
 
     def _provider(self) -> Any:
@@ -296,8 +300,13 @@ def _within_opentelemetry(frame: FrameType | None) -> bool:
     return False
 
 
-def _stack(exc: BaseException, frame: FrameType | None) -> str:
+_TRACEBACK = "Traceback (most recent call last):\n"
+
+
+def _stack(exc: BaseException, frame: FrameType | None, last: str) -> str:
     """The call stack as a traceback without source lines: reading files in a `raise` is too much.
+
+    It ends with the line `last`. Of a long one the outer frames are missing.
 
     At a raise the exception's own traceback has one entry, so it is the raising frame's callers
     that tell; where that frame is gone, the traceback is whole.
@@ -317,8 +326,16 @@ def _stack(exc: BaseException, frame: FrameType | None) -> str:
             places.append((code.co_filename, entry.tb_lineno, code.co_name))
             entry = entry.tb_next
         places = list(islice(places, max(0, len(places) - FRAME_LIMIT), None))
-    lines = (f'  File "{file}", line {line}, in {name}\n' for file, line, name in places)
-    return "Traceback (most recent call last):\n" + "".join(lines)
+    lines = [last]
+    room = STACK_LIMIT - len(_TRACEBACK) - len(last.encode())
+    for file, line, name in reversed(places):
+        text = f'  File "{file}", line {line}, in {name}\n'
+        room -= len(text.encode(errors="replace"))
+        if room < 0:
+            break
+        lines.append(text)
+    lines.append(_TRACEBACK)
+    return "".join(reversed(lines))
 
 
 def _make(tracer: Any, waiting: _Waiting) -> None:
