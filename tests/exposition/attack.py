@@ -397,7 +397,7 @@ def another_user(place: StorePath, named: bool = False) -> dict[str, object]:
         other.add(KEY, 1.0)
         assert other.unsaved()[KEY].number == 1
         assert told == [
-            f"user 12346 may not use {place.directory}; expected a directory that it may"
+            f"user 12346 has no access to {place.directory}; expected a directory that it can use"
         ]
 
     for work in (in_child, alone):
@@ -417,7 +417,7 @@ def users(place: StorePath) -> dict[str, object]:
         ledger.open()
         ledger.add(KEY, 1.0)
         assert bool(told) is bool(ledger.unsaved())
-        assert set(told) <= {f"no ledger can be made in {place.directory}: Permission denied"}
+        assert set(told) <= {f"cannot create a ledger in {place.directory}: Permission denied"}
         os._exit(len(told))
 
     in_memory = exit_code(partial(count_as, 12345))

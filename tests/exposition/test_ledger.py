@@ -471,7 +471,7 @@ def test_the_default_directory_is_its_user_s_alone(opened: Opened) -> None:
     assert stat.S_IMODE(directory.stat().st_mode) == 0o700
     assert {stat.S_IMODE(path.stat().st_mode) for path in directory.iterdir()} == {0o600}
     directory.chmod(0o770)
-    refused(opened, f"others may write in {directory} (mode 770); expected 700")
+    refused(opened, f"other users can write to {directory} (mode 770); expected mode 700")
 
 
 def refused(opened: Opened, why: str) -> None:
@@ -599,7 +599,7 @@ def test_a_ledger_of_other_sizes_is_read_and_counted_in(opened: Opened) -> None:
     ("content", "why"),
     [
         (b"", "is 0 bytes long; expected a whole ledger"),
-        (b"x" * 5000, "is not a ledger of this machine's byte order"),
+        (b"x" * 5000, "is not a ledger, or has another byte order"),
     ],
 )
 def test_what_is_wrong_with_a_file_is_said(content: bytes, why: str) -> None:
@@ -666,7 +666,7 @@ def test_where_no_new_file_can_be_made_the_removed_one_is_counted_in_until_one_c
         ledger.check()
         count(ledger, 3)
         ledger.check()
-    assert opened.told == [f"no ledger can be made in {opened.place.directory}: full"]
+    assert opened.told == [f"cannot create a ledger in {opened.place.directory}: full"]
     ledger.check()
     assert numbers(opened.place) == own(ledger) == {KEY: 5}
 
@@ -679,7 +679,7 @@ def test_a_file_that_was_cut_short_is_left_before_that_is_fatal(opened: Opened) 
     os.truncate(path, 100)
     ledger.check()
     count(ledger, 2)
-    assert opened.told == [f"{path} was cut short"]
+    assert opened.told == [f"{path} was truncated"]
     assert file_of(ledger) != path
     assert numbers(opened.place) == {KEY: 2}
     assert own(ledger) == {KEY: 5}
@@ -689,7 +689,7 @@ def test_a_full_disk() -> None:
     found = attack("full")
     told = found.pop("told")
     assert len(told) == 1
-    assert told[0].startswith("no ledger can be made in ")
+    assert told[0].startswith("cannot create a ledger in ")
     assert told[0].endswith(": File too large")
     assert found == {
         "in memory": 300,
@@ -716,7 +716,7 @@ def test_a_full_file_system(tmp_path: Path) -> None:
         for number in range(60):  # slots that were never touched
             count(first, 1, ("failures", str(number)))
             count(second, 1, ("failures", str(number)))
-        why = f"no ledger can be made in {opened.place.directory}: No space left on device"
+        why = f"cannot create a ledger in {opened.place.directory}: No space left on device"
         assert opened.told == [why]
         assert sum(numbers(opened.place).values()) == 60
         filler.unlink()
@@ -735,7 +735,7 @@ def test_a_read_only_file_system(opened: Opened, tmp_path: Path) -> None:
     try:
         subprocess.run(["mount", "-o", "remount,bind,ro", mounted], check=True)
         there = Opened(StorePath(mounted / "store", private=True))
-        why = f"no ledger can be made in {there.place.directory}: Read-only file system"
+        why = f"cannot create a ledger in {there.place.directory}: Read-only file system"
         refused(there, why)
         assert numbers(there.place) == {KEY: 2}
     finally:

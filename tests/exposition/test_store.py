@@ -80,4 +80,4 @@ def test_a_full_disk_is_one_warning_and_nothing_is_lost(tmp_path: Path) -> None:
         '{"store_error": 1}]'
     )
     assert done.stderr.count("faultlens's store") == 1, done.stderr
-    assert "no ledger can be made in" in done.stderr
+    assert "cannot create a ledger in" in done.stderr

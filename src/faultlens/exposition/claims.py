@@ -1,8 +1,8 @@
-"""Claims: of several processes that see one failure, which counts it.
+"""Claims decide which process counts a failure that several processes see.
 
-A claim is a symbolic link in the store's folder `FOLDER`, which leads nowhere and whose text is the
-holder. To make one is a single call of the system, so there is always one winner, no descriptor,
-and nothing half written.
+A claim is a dangling symbolic link in the store's folder `FOLDER`; its target is the holder's name.
+One system call creates it, so there is exactly one winner, no open descriptor, and no half-written
+file.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 from itertools import islice
-from os import mkdir, readlink, symlink  # the host may put others in their place
+from os import mkdir, readlink, symlink  # the originals: the host may replace them in `os`
 
 from faultlens import guard, natives
 from faultlens.exposition import sheets
@@ -22,15 +22,15 @@ FOLDER = "peers"
 ANSWERS_LIMIT = 256
 """How many answers a process remembers."""
 STALE_SECONDS = 7 * 86_400.0
-"""A claim of this age is removed: nobody will ask for it."""
+"""Claims older than this are removed: nobody will ask for them."""
 SWEEP_LIMIT = 1000
-"""How many claims are looked at to find those."""
+"""How many claims a sweep checks at most."""
 
 
 class Claims:
     """The claims of a store.
 
-    place: None: there is none, and everybody counts.
+    place: the store; None if there is none, and then every claim succeeds.
     """
 
     def __init__(self, place: StorePath | None) -> None:
@@ -39,9 +39,9 @@ class Claims:
         self._swept = True
 
     def claim(self, name: str, holder: str) -> bool:
-        """Whether `holder` is the first to claim `name`, or nobody can know. Raises no OSError.
+        """Whether `holder` is the first to claim `name`. True also if the store cannot be used.
 
-        name: a file name.
+        name: a valid file name.
         """
         known = self._answers.get((name, holder))
         if known is None:
@@ -52,7 +52,7 @@ class Claims:
         return known
 
     def sweep(self) -> None:
-        """Remove old claims, if this process made one. Not for a raise."""
+        """Remove old claims, if this process made one. Does I/O: not to be called in a raise."""
         if self._swept or self._place is None:
             return
         self._swept = True
@@ -63,7 +63,7 @@ class Claims:
             contextlib.closing(os.scandir(f"{self._place.directory}/{FOLDER}")) as entries,
         ):
             for entry in islice(entries, SWEEP_LIMIT):
-                with contextlib.suppress(FileNotFoundError):  # another process sweeps too
+                with contextlib.suppress(FileNotFoundError):  # another process removed it
                     if entry.stat(follow_symlinks=False).st_mtime < oldest:
                         os.unlink(f"{FOLDER}/{entry.name}", dir_fd=directory)
 

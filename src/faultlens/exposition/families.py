@@ -1,6 +1,6 @@
-"""Counts as Prometheus metric families, and the page that a scraper gets.
+"""Turns counts into Prometheus metric families, and those into the page that a scraper gets.
 
-The one module that needs prometheus_client; it is imported when the metrics are first read.
+This is the only module that needs prometheus_client. It is imported when metrics are first read.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ __all__ = ["Collector", "page"]
 class Collector:
     """Gives counts to a `prometheus_client.CollectorRegistry`.
 
-    read: the counts as they are now; None if there are none.
-    info: labels of ``faultlens_info``.
+    read: returns the current counts; None if there are none.
+    info: returns the labels of ``faultlens_info``.
     """
 
     def __init__(
@@ -33,11 +33,11 @@ class Collector:
         self._info = info
 
     def describe(self) -> list[Metric]:
-        """The metrics without samples: a registry checks whether the names are taken."""
+        """The metrics without samples; a registry uses them to check for duplicate names."""
         return list(_families({}, {}))
 
     def collect(self) -> Iterator[Metric]:
-        """The metrics with the counts as they are now."""
+        """The metrics with the current counts."""
         reading = self._read()
         if reading is None:
             return _families({}, {})
@@ -47,7 +47,7 @@ class Collector:
 def page(collector: Collector, accept: str) -> tuple[str, bytes]:
     """Content type and body of ``/metrics``.
 
-    accept: the formats that the scraper takes, as it says in its header.
+    accept: the scraper's ``Accept`` header.
     """
     registry = CollectorRegistry(auto_describe=False)
     registry.register(collector)
@@ -78,7 +78,7 @@ def _families(
 def _add(
     family: CounterMetricFamily, labels: Mapping[str, str], count: Count, with_exemplar: bool
 ) -> None:
-    # Not family.add_metric, which took an exemplar in late versions of prometheus_client only.
+    # Not family.add_metric: it takes an exemplar only in recent versions of prometheus_client.
     exemplar = None
     if with_exemplar and count.trace is not None:
         trace_id, span_id, moment = count.trace

@@ -1,19 +1,19 @@
-"""The format of a ledger file: what is where, what a key is, what a count is.
+"""The format of a ledger file.
 
-Everything is in the machine's byte order, and what changes is in cells of 8 bytes, so that a change
-is one store to memory.
+Everything is in the machine's byte order. Values that change are in cells of 8 bytes, so that each
+change is a single store to memory.
 
-    0        header      who owns the ledger, and the sizes of what follows
+    0        header      the owner, and the sizes of the other parts
     4088     births      how many bytes of births are valid
-    4096     count       for each slot: how often
-             last        when for the last time, in seconds since 1970
-             born        when for the first time
+    4096     count       for each slot: the number of failures
+             last        the time of the last one, in seconds since 1970
+             born        the time of the first one
              published   checksum and length of the key; 0 for a free slot
-             trace       the last sampled trace, with a checksum: one half written is ignored
+             trace       the last sampled trace; a checksum shows whether it is complete
              key         the labels
              births      text: the classes and workers whose series start at 0
 
-A slot is free until its key is published. Its count and moments are changed in place from then on.
+A slot is free until its key is published. From then on its count and times change in place.
 """
 
 from __future__ import annotations
@@ -52,17 +52,17 @@ __all__ = [
 ]
 
 Key = tuple[str, ...]
-"""What is counted: a metric's name and its labels. A ledger does not interpret them."""
+"""A metric's name and its label values. A ledger does not interpret them."""
 
 OTHER = "_OTHER"
-"""The label value of what is beyond a limit."""
+"""The label value for everything beyond a limit."""
 
 MAGIC = int.from_bytes(b"faultlns", "big")
 FORMAT = 1
 HEADER_BYTES = 4096
 COLUMNS_AT = HEADER_BYTES
 BIRTHS_AT = HEADER_BYTES - 8
-"""Next to the counts: one comparison tells a reader whether anything is new."""
+"""Directly before the counts, so that a reader can compare births and counts at once."""
 TRACE_BYTES = 40
 KEY_BYTES = 640
 BIRTH_BYTES = 28 << 10
@@ -87,28 +87,28 @@ class Cell:
     BIRTH_BYTES = 4
     # 5 and 6: UUID
     HOLDS_LOCK = 7
-    """1: the lock stays while the file is mapped, so a free lock proves that the owner is gone."""
+    """1: a mapping keeps the lock, so a free lock proves that the owner is gone."""
     TOKEN = 8
-    """One byte, never the previous owner's."""
+    """One byte; differs from the previous owner's."""
     PID = 9
     """0: the ledger has no owner."""
     START = 10
     NAMESPACE = 11
     BOOT = 12
     BEAT = 13
-    """When the owner was last known to live, by the machine's monotonic clock."""
+    """When the owner was last known to be alive, by the machine's monotonic clock."""
 
 
 UUID = slice(5 * 8, 7 * 8)
-"""Where a ledger's identity is, which its file's name is not."""
+"""The bytes that identify a ledger; its file's name does not."""
 
 
 class LedgerError(OSError):
-    """Why a ledger cannot be used: what is wrong, where, and what is expected."""
+    """A ledger cannot be used. The message says what is wrong, where, and what was expected."""
 
 
 class Trace(NamedTuple):
-    """Where a failure is found among the traces."""
+    """The span in which a failure happened, and when."""
 
     trace_id: str
     span_id: str
@@ -117,7 +117,7 @@ class Trace(NamedTuple):
 
 
 class Count(NamedTuple):
-    """How often, and when."""
+    """How often something happened, and when."""
 
     number: int
     born: float
@@ -125,11 +125,11 @@ class Count(NamedTuple):
     last: float
     """When it was last counted."""
     trace: Trace | None = None
-    """The last time that was within a sampled span."""
+    """The last failure within a sampled span."""
 
 
 class Layout:
-    """Where everything is in a ledger of these sizes, which its header names."""
+    """The offsets in a ledger of these sizes; the ledger's header has the sizes."""
 
     __slots__ = (
         "birth_bytes",
@@ -159,19 +159,19 @@ class Layout:
         self.size = self.births_at + birth_bytes
 
     def key(self, index: int) -> int:
-        """Where a slot's key is."""
+        """The offset of a slot's key."""
         return self.keys_at + index * self.key_bytes
 
 
 def checked(header: bytes, size: int) -> Layout:
-    """The layout that a ledger's header names. Raises LedgerError with what is wrong."""
+    """The layout of a ledger with this header and size. Raises LedgerError if it is not valid."""
     if len(header) < HEADER_BYTES:
         raise LedgerError(f"is {size} bytes long; expected a whole ledger")
     cells = memoryview(header).cast("Q")
     if cells[Cell.MAGIC] != MAGIC:
-        raise LedgerError("is not a ledger of this machine's byte order")
+        raise LedgerError("is not a ledger, or has another byte order")
     if cells[Cell.FORMAT] != FORMAT:
-        raise LedgerError(f"has format {cells[Cell.FORMAT]}; expected {FORMAT} at most")
+        raise LedgerError(f"has format {cells[Cell.FORMAT]}; expected {FORMAT}")
     layout = Layout(cells[Cell.CAPACITY], cells[Cell.KEY_BYTES], cells[Cell.BIRTH_BYTES])
     if layout.capacity > _MOST_SLOTS or layout.size != size:
         raise LedgerError(f"is {size} bytes long; expected {layout.size}")
@@ -179,10 +179,10 @@ def checked(header: bytes, size: int) -> Layout:
 
 
 def encode(key: Key, limit: int = KEY_BYTES) -> bytes:
-    """A key as bytes. The longest labels of one that is too long are cut with an ellipsis."""
+    """A key as bytes. If it is too long, its longest labels are cut with an ellipsis."""
     if not 0 < len(key) <= _MOST_LABELS:
         raise ValueError(f"a key has {len(key)} labels; expected 1 to {_MOST_LABELS}")
-    # A lone surrogate cannot be encoded; it becomes a question mark.
+    # Lone surrogates cannot be encoded; they become question marks.
     labels = [label.replace(_END, "").encode("utf-8", "replace") for label in key]
     while (excess := sum(map(len, labels)) + len(labels) - limit) > 0:
         longest = max(range(len(labels)), key=lambda index: len(labels[index]))
@@ -192,14 +192,14 @@ def encode(key: Key, limit: int = KEY_BYTES) -> bytes:
     return b"".join(label + _END.encode() for label in labels)
 
 
-@lru_cache(4096)  # two thousand ledgers have the same keys
+@lru_cache(4096)  # there may be thousands of ledgers with the same keys
 def decode(raw: bytes) -> Key:
-    """The key that `encode` made these bytes of."""
+    """The key from which `encode` made these bytes."""
     return tuple(raw.decode("utf-8", "replace").split(_END)[:-1])
 
 
 def published(raw: bytes) -> int:
-    """What publishes a key: one cell, so that a reader sees all of the key or none."""
+    """The cell that publishes a key: its checksum lets a reader see all of the key or nothing."""
     return crc32(raw) << 32 | len(raw)
 
 
@@ -209,16 +209,17 @@ def key_size(cell: int) -> int:
 
 
 def pack_trace(trace: tuple[int, int], now: float) -> bytes:
-    """A row of the trace column: trace id, span id, moment, checksum."""
+    """A row of the trace column: trace id, span id, time, checksum."""
     trace_id, span_id = trace
     row = _ROW.pack(trace_id >> 64, trace_id & _64_BITS, span_id, now)
-    return row + _CHECK.pack(crc32(row) + 1)  # never 0, as it is without a trace
+    return row + _CHECK.pack(crc32(row) + 1)  # never 0, which means no trace
 
 
 def counts(layout: Layout, content: bytes, before: Sequence[int]) -> Iterator[tuple[int, Count]]:
-    """What each slot has more than before.
+    """The slots whose numbers have grown, each with a Count of what was added.
 
     content: the ledger up to the keys.
+    before: the earlier number of each slot.
     """
     view = memoryview(content)
     numbers = view[layout.counts].cast("Q").tolist()
@@ -232,7 +233,7 @@ def counts(layout: Layout, content: bytes, before: Sequence[int]) -> Iterator[tu
 
 
 def total(count: Count | None, more: Count) -> Count:
-    """The two together."""
+    """The sum of two counts; the first may be missing."""
     if count is None:
         return more
     trace = count.trace
@@ -247,7 +248,7 @@ def total(count: Count | None, more: Count) -> Count:
 
 
 def birth(label: Literal["class", "worker"], name: str, kinds: Iterable[str] = ()) -> str:
-    """A line of births: a class with each kind that it can have, or a worker."""
+    """A line of births: a class with all its possible kinds, or a worker."""
     return _END.join(text.replace(_END, "").replace("\n", "") for text in (label, name, *kinds))
 
 
@@ -269,5 +270,5 @@ def _trace(row: bytes) -> Trace | None:
     high, low, span_id, moment = _ROW.unpack_from(row)
     (check,) = _CHECK.unpack_from(row, _ROW.size)
     if check != crc32(row[: _ROW.size]) + 1:
-        return None  # none, or one that is being written
+        return None  # there is no trace, or it is being written
     return Trace(f"{high << 64 | low:032x}", f"{span_id:016x}", moment)

@@ -1,7 +1,8 @@
-"""The ledger of this process: what it counts, kept where that survives the process.
+"""The ledger of this process. Its counts survive the process.
 
-It is one sheet, a mapped file; more if one has too few slots. What cannot be in a file (there is no
-directory, the disk is full) is in a sheet in memory, and is moved when a file can be had.
+A ledger is a sheet, which is a mapped file, or several sheets if one has too few slots. If there
+can be no file (no directory, a full disk), the counts are in a sheet in memory, and move to a file
+when that works again.
 
 A forked child starts at zero and takes a file of its own at its first count. It notices the fork by
 a page that the kernel wipes in children, so forks by C code are noticed too.
@@ -34,12 +35,12 @@ from faultlens.settings import StorePath
 __all__ = ["KEYS", "Ledger"]
 
 KEYS = 1000
-"""The most keys of a process. Beyond, failures are counted with fewer labels."""
+"""The most keys of a process. Beyond that, failures are counted with fewer labels."""
 
 _ROOM = 32
-"""If fewer slots are free, another file is taken, so that no raise has to."""
+"""If fewer slots are free, another file is taken ahead, so that this need not happen in a raise."""
 _LATE_SHEETS = 8
-"""How many moved sheets are checked again: a thread may still be counting in one."""
+"""How many moved sheets are checked again, since a thread may still be counting in one."""
 _PROBLEMS = 100
 _MADV_WIPEONFORK = 18
 
@@ -49,9 +50,9 @@ _Slot = tuple[Sheet, int]
 class Ledger:
     """Counts for this process, in any thread, signal handler or forked child.
 
-    place: None: in memory only.
-    problem: called with the reason why counts cannot be in a file, once for each.
-    other: returns the key to count instead of one beyond `KEYS`. It must return few different ones.
+    place: the store; None: count in memory only.
+    problem: called once for each reason why counts cannot be in a file.
+    other: returns the key to use in place of one beyond `KEYS`. It must return few distinct keys.
     """
 
     def __init__(
@@ -67,7 +68,7 @@ class Ledger:
         """Called when a forked child counts for the first time. Must not wait."""
         self._births: dict[str, None] = {}
         self._problems: dict[str, bool] = {}
-        """And whether it was told."""
+        """Each problem, and whether it was reported."""
         self._state = _State(1)
         self._mark = _mark()
         self._mark[0] = 1
@@ -86,11 +87,11 @@ class Ledger:
         trace: tuple[int, int] | None = None,
         counted: list[bool] | None = None,
     ) -> None:
-        """Count once. Never waits; raises only before it has counted.
+        """Count once. Never waits; if it raises, it has not counted.
 
         now: seconds since 1970.
         trace: trace id and span id of the current span, if that is sampled.
-        counted: its only item becomes True in the step that counts.
+        counted: a list with one item, which becomes True in the step that counts.
         """
         if counted is None:
             counted = [False]
@@ -99,7 +100,8 @@ class Ledger:
         if slot is None:
             slot = self._slot(key, now)
         sheet, index = slot
-        # No call from here on, so no thread, signal handler or fork comes between check and count.
+        # There is no call from here on, so no other thread, signal handler or fork can come between
+        # the check and the count.
         if self._mark[0] != sheet.generation or sheet.view[TOKEN] != sheet.token:
             self._leave(sheet)
             return self.add(key, now, trace, counted)
@@ -119,14 +121,14 @@ class Ledger:
         self._expect(birth("worker", name))
 
     def open(self) -> None:
-        """Take a file, so that the first count does not have to. Never raises an OSError."""
+        """Take a file, so that the first count need not. Reports an OSError, never raises it."""
         state = self._mine()
         state.wanted = True
         self._open(state)
         self._tell()
 
     def check(self) -> None:
-        """Housekeeping, each second: replace lost files, take another ahead, move counts."""
+        """Housekeeping, once a second: replace lost files, take a file ahead, move counts."""
         state = self._mine()
         if state.opened:  # a forked child takes no file before it counts
             with state.lock:
@@ -137,14 +139,14 @@ class Ledger:
         self._tell()
 
     def close(self) -> None:
-        """Give the files up for other processes. Later counts are in memory."""
+        """Release the files for other processes. Later counts are in memory."""
         self.check()
         state, self._state = self._mine(), _State(self._state.generation)
         for sheet in state.sheets:
             sheet.release()
 
     def own(self) -> dict[Key, Count]:
-        """What this process has counted since it started or was forked."""
+        """The counts of this process since it started or was forked."""
         state = self._mine()
         with state.lock:
             own = {key: Count(number, 0.0, 0.0) for key, number in state.lost.items()}
@@ -154,7 +156,7 @@ class Ledger:
         return own
 
     def unsaved(self) -> dict[Key, Count]:
-        """What of that is in memory only."""
+        """The counts of this process that are only in memory."""
         state = self._mine()
         counts: dict[Key, Count] = {}
         with state.lock:
@@ -185,7 +187,7 @@ class Ledger:
             return state
         fresh = _State(state.generation % 255 + 1)
         fresh.wanted, fresh.is_child = state.wanted, True
-        # Unless another thread has done it. No call between check and mark.
+        # Unless another thread did so. There is no call between the check and the mark.
         if self._mark[0] != self._state.generation:
             self._state = fresh
             self._mark[0] = fresh.generation
@@ -204,7 +206,7 @@ class Ledger:
         return slot
 
     def _leave(self, sheet: Sheet) -> None:
-        """Stop counting in a sheet of a parent, or one that another process took by mistake."""
+        """Stop using a sheet of the parent process, or one that another process took by mistake."""
         state = self._mine()
         if sheet.generation == state.generation:
             _lose(state, sheet)
@@ -227,37 +229,37 @@ class Ledger:
             state.sheets.insert(0, sheet)
 
     def _look_at(self, state: _State, sheet: Sheet, file: sheets.File) -> None:
-        """Leave a file that was cut short, replace one that was removed."""
+        """Abandon a file that was truncated; replace one that was removed."""
         try:
             status = os.stat(file.path)  # noqa: PTH116
         except FileNotFoundError:
             removed = True
         except OSError:
-            return  # it became another user, who may not look
+            return  # this process has become another user, without access
         else:
             removed = (status.st_dev, status.st_ino) != file.identity
         if removed:
             self._replace(state, sheet)
         elif status.st_size < sheet.view.nbytes:
-            _lose(state, sheet)  # touching what was cut off is a SIGBUS
-            self._failed(OSError(f"{file.path} was cut short"))
+            _lose(state, sheet)  # touching the missing part is a SIGBUS
+            self._failed(OSError(f"{file.path} was truncated"))
         else:
             sheet.look()
 
     def _replace(self, state: _State, sheet: Sheet) -> None:
-        """Continue in a new file with all the counts of the removed one."""
+        """Continue in a new file that has all the counts of the removed one."""
         if self._place is None:
             return
         try:
             new = sheets.replace(self._place, sheet)
         except OSError as error:
-            self._failed(error)  # counts stay in the file without a name until it works
+            self._failed(error)  # counts stay in the removed file, still mapped, until this works
         else:
             state.sheets.insert(0, new)
             _retire(state, sheet)
 
     def _provide(self, state: _State) -> None:
-        """Have free slots in files, and nothing in memory that could be in a file."""
+        """Keep enough slots free in files, and move counts from memory to files."""
         loose = [sheet for sheet in state.sheets if sheet.file is None]
         wanted = _ROOM + sum(len(sheet.keys) for sheet in loose)
         if sum(sheet.room for sheet in state.sheets if sheet.file is not None) < wanted:
@@ -284,8 +286,8 @@ class Ledger:
     def _forked(self) -> None:
         """In a child, right after a fork by Python: unmap the parent's files.
 
-        Root's child takes its own at once: it may be about to become another user (gunicorn's
-        ``--user``), who may not write in root's directory.
+        A child of root takes its own file at once: it may be about to become another user
+        (gunicorn's ``--user``), who may not write to root's directory.
         """
         state = self._mine()
         if state.wanted and os.geteuid() == 0:
@@ -293,7 +295,7 @@ class Ledger:
 
 
 class _State:
-    """All that a process has of its own. A forked child gets a new one."""
+    """The state of one process. A forked child gets a new one."""
 
     def __init__(self, generation: int) -> None:
         self.generation = generation
@@ -302,18 +304,18 @@ class _State:
         self.is_child = False
         """Whether it was forked from a process that had a ledger."""
         self.opened = False
-        """Whether a file was taken, or that was tried."""
+        """Whether taking a file was tried."""
         self.slots: dict[Key, _Slot] = {}
         self.sheets: list[Sheet] = []
         self.moved: list[Sheet] = []
-        """Sheets whose counts are in others now."""
+        """Sheets whose counts have moved to others."""
         self.lost: dict[Key, int] = {}
         """Counts of sheets that can no longer be read."""
         self.lock = natives.RLock()
 
 
 def _place(state: _State, key: Key, now: float) -> _Slot:
-    """A key's slot. In memory if no file has room: taking one is I/O."""
+    """A key's slot; in memory if no file has room, since taking a file is I/O."""
     held = list(state.sheets)
     for sheet in held:
         if (index := sheet.find(key)) is not None:
@@ -329,13 +331,13 @@ def _place(state: _State, key: Key, now: float) -> _Slot:
 
 
 def _retire(state: _State, sheet: Sheet) -> None:
-    """Stop placing keys in a sheet, and have its counts moved."""
+    """Stop placing keys in a sheet, and queue its counts to be moved."""
     if _remove(state, sheet):
         state.moved.append(sheet)
 
 
 def _remove(state: _State, sheet: Sheet) -> bool:
-    """Remove a sheet from the list; False if another thread did."""
+    """Remove a sheet from the list; returns False if another thread did so first."""
     try:
         state.sheets.remove(sheet)
     except ValueError:
@@ -344,13 +346,13 @@ def _remove(state: _State, sheet: Sheet) -> bool:
 
 
 def _move(state: _State, old: Sheet) -> None:
-    """Move what is counted in a retired sheet to the others."""
+    """Move the counts of a retired sheet to the others."""
     slots = {}
     for index, key in list(old.keys.items()):
         slots[index] = sheet, at = _place(state, key, old.born(index))
         sheet.copy(at, old, index)
         late = old.counts[index] - old.before[index]
-        # No call in between: both happen, or neither.
+        # There is no call in between, so both happen, or neither.
         sheet.counts[at] += late
         old.before[index] += late
     for key, (sheet, index) in list(state.slots.items()):
@@ -359,7 +361,7 @@ def _move(state: _State, old: Sheet) -> None:
 
 
 def _lose(state: _State, sheet: Sheet) -> None:
-    """Never touch a sheet again."""
+    """Stop using a sheet whose memory must not be touched; keep its last known counts."""
     if _remove(state, sheet):
         for index, key in list(sheet.keys.items()):
             number = sheet.seen[index] - sheet.before[index]
@@ -377,7 +379,7 @@ class _Mark(Protocol):
 
 
 class _MarkByPid:
-    """Where the kernel has no ``MADV_WIPEONFORK``. Costs a system call."""
+    """The mark where the kernel has no ``MADV_WIPEONFORK``. Costs a system call."""
 
     def __init__(self) -> None:
         self._value, self._pid = 0, 0

@@ -1,10 +1,10 @@
-"""All ledgers of a directory, summed: what the processes of a host have counted.
+"""Sums all ledgers of a directory: everything that the processes of a host have counted.
 
-A reader's sums never go down. It keeps the largest counts that it has seen of each ledger, by the
-ledger's uuid, also when the file is removed or cut short.
+A reader's sums never go down. For each ledger, by its uuid, the reader keeps the largest counts
+that it has seen, even if the file is removed or truncated.
 
-Most ledgers do not change between two reads. The reader maps their counts, compares them, a
-thousand in one system call, and opens only the files that have changed.
+Most ledgers do not change between two reads. The reader maps their counts and compares them, a
+thousand per system call, and opens only the files that have changed.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ if TYPE_CHECKING:
 __all__ = ["Ledgers", "Reading"]
 
 _OWN_TROUBLE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
-"""Errors of this process, not of a file. They pass."""
+"""Errors of this process, not of a file. They are temporary."""
 
 
 class Reading(NamedTuple):
-    """What was read."""
+    """The sums of one read."""
 
     counts: dict[Key, Count]
     expected: set[tuple[str, str, str]]
@@ -59,9 +59,9 @@ class Reading(NamedTuple):
 class Ledgers:
     """The reader of a directory.
 
-    place: None: only this process is read.
-    ledger: of this process. What it has in memory is added.
-    problem: called with what cannot be read and why, once for each.
+    place: the directory; None: only this process's counts are read.
+    ledger: this process's ledger, whose counts in memory are added; None: nothing is added.
+    problem: called once for each problem: what cannot be read, and why.
     """
 
     def __init__(
@@ -75,20 +75,20 @@ class Ledgers:
         _readers.add(self)
 
     def start_anew(self) -> None:
-        """Forget what was read. In a forked child the parent's thread may have been reading."""
+        """Forget everything. In a forked child, a thread of the parent may have been reading."""
         self._lock = natives.RLock()
         self._files: dict[str, _File] = {}
         self._snapshots: Snapshots | None = None
         self._largest: dict[bytes, dict[Key, int]] = {}
-        """By the uuid of the ledger."""
+        """The largest counts seen, by the uuid of the ledger."""
         self._sums: dict[Key, Count] = {}
         self._births: set[int] = set()
-        """Hashes of those that `_expected` is made of."""
+        """Hashes of the births that are in `_expected`."""
         self._expected: set[tuple[str, str, str]] = set()
 
     @property
     def identity(self) -> str:
-        """Identifies the directory, on this machine and among others; empty if there is none."""
+        """Identifies the directory among those of all machines; empty if there is none."""
         try:
             status = self._place.directory.stat() if self._place is not None else None
         except OSError:
@@ -98,13 +98,13 @@ class Ledgers:
     def read(self) -> Reading:
         """The sum of all ledgers.
 
-        Raises OSError if it cannot be known now: there are no descriptors left, say.
+        Raises OSError if this process cannot read now, e.g. because it has no descriptors left.
         """
         if self._ledger is None:
             with self._lock:
                 self._update()
                 return Reading(dict(self._sums), set(self._expected))
-        with self._ledger.lock, self._lock:  # nothing moves from memory to a file meanwhile
+        with self._ledger.lock, self._lock:  # so that nothing moves from memory to a file meanwhile
             self._update()
             sums = dict(self._sums)
             for key, count in self._ledger.unsaved().items():
@@ -112,7 +112,7 @@ class Ledgers:
             return Reading(sums, self._expected | self._ledger.expected())
 
     def _update(self) -> None:
-        """Add what is new in the directory."""
+        """Add the new counts in the directory to the sums."""
         if self._place is None:
             return
         try:
@@ -151,7 +151,7 @@ class Ledgers:
         except OSError as error:
             if error.errno in _OWN_TROUBLE:
                 raise
-            return [(file, b"") for file in files]  # not Linux, or a sandbox that refuses it
+            return [(file, b"") for file in files]  # not Linux, or a sandbox refuses the call
         for number in broken:
             pieces[number] = b""
         return [
@@ -161,9 +161,9 @@ class Ledgers:
         ]
 
     def _add(self, file: _File, key: Key, count: Count) -> None:
-        """Add new counts of a file to the sums.
+        """Add a file's new counts to the sums.
 
-        Where the file replaces a removed one of the same ledger, most of them are in there already.
+        If the file replaces a removed one of the same ledger, the sums have most of them already.
         """
         largest = self._largest.setdefault(file.uuid, {})
         file.numbers[key] = number = file.numbers.get(key, 0) + count.number
@@ -179,11 +179,11 @@ class Ledgers:
 
     @contextlib.contextmanager
     def _only(self, name: str) -> Iterator[None]:
-        """Leave this file out if it cannot be read, and report why."""
+        """Skip this file if it cannot be read, and report why."""
         try:
             yield
         except FileNotFoundError:
-            self._forget(name)  # removed at this moment
+            self._forget(name)  # it was just removed
         except OSError as error:
             if error.errno in _OWN_TROUBLE:
                 raise
@@ -204,7 +204,8 @@ class Ledgers:
 class _File:
     """One ledger, as it was last read.
 
-    Only the kernel reads the mapped memory, since it is a SIGBUS where the file was cut short.
+    Only the kernel reads the mapped memory: reading it here would be a SIGBUS if the file was
+    truncated.
     """
 
     def __init__(self, directory: int, name: str) -> None:
@@ -223,11 +224,11 @@ class _File:
             self._inode = status.st_ino
             self.uuid = header[UUID]
             self.view = map_file(handle, self._layout.counts.stop, write=False)
-            """Header and counts: if they are the same, nothing is new."""
+            """Header and counts. If they have not changed, nothing is new."""
         self._counted = [0] * self._layout.capacity
 
     def read(self, directory: int, seen: bytes) -> list[tuple[Key, Count]]:
-        """What was counted since the last read."""
+        """The counts that were added since the last read."""
         layout = self._layout
         with _opened(directory, self.name) as (handle, status):
             if status.st_ino != self._inode:
@@ -244,12 +245,12 @@ class _File:
                 self._counted[index] += count.number
                 more.append((self._keys[index], count))
             else:
-                seen = b""  # on ARM the count may be visible before the key: read again next time
+                seen = b""  # on ARM the count may become visible before the key: read again later
         self.seen = seen
         return more
 
     def _learn(self, handle: int, content: bytes) -> None:
-        """Read the keys that are new."""
+        """Read the new keys."""
         layout = self._layout
         cells = memoryview(content)[layout.published].cast("Q").tolist()
         new = [index for index, cell in enumerate(cells) if cell and index not in self._keys]
@@ -266,7 +267,7 @@ class _File:
 
 @contextlib.contextmanager
 def _opened(directory: int, name: str) -> Iterator[tuple[int, os.stat_result]]:
-    """A descriptor of a regular file, never of what a link leads to."""
+    """A descriptor of a regular file, and its status. Symbolic links are not followed."""
     try:
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
         handle = os.open(name, flags, dir_fd=directory)

@@ -1,7 +1,8 @@
 """Maps files without keeping a descriptor, and reads mapped memory without the risk of SIGBUS.
 
-Python's own mmap (to 3.12) keeps a copy of the descriptor and closes its number in the end. If the
-program has closed all descriptors meanwhile, that number may be a file or socket of its own.
+Python's own mmap (up to 3.12) keeps a copy of the descriptor and closes that number at the end. If
+the program has closed all descriptors in between, the number may be one of its own files or sockets
+by then.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ _AT_ONCE = 1024  # UIO_MAXIOV
 
 
 def map_file(handle: int, size: int, *, write: bool) -> memoryview:
-    """The first `size` bytes of an open file, shared. Freed when the last view of them is."""
+    """Map the first `size` bytes of an open file, shared. Unmapped when the last view is freed."""
     access = mmap.PROT_READ | (mmap.PROT_WRITE if write else 0)
     address = _mmap(None, size, access, mmap.MAP_SHARED, handle, 0)
     if address == _FAILED:
@@ -52,13 +53,14 @@ class _Piece(ctypes.Structure):
 
 
 class Snapshots:
-    """Copies of pieces of many mapped files, made in one system call for a thousand.
+    """Copies pieces of many mapped files, a thousand per system call.
 
-    The kernel copies. A piece whose file was cut short is an error there, not a SIGBUS here.
+    The kernel copies them: if a file was truncated, it reports an error, where reading the memory
+    here would be a SIGBUS.
 
-    pieces: memory that `map_file` returned, and where in it the piece begins.
+    pieces: memory that `map_file` returned, and the offset at which the piece begins.
 
-    Raises OSError where the system has no such call, or a sandbox refuses it.
+    Raises OSError if the system has no such call, or a sandbox refuses it.
     """
 
     def __init__(self, pieces: Sequence[tuple[memoryview, int]]) -> None:
@@ -75,7 +77,7 @@ class Snapshots:
         self._buffer = (ctypes.c_char * (self._ends[-1] if pieces else 0))()
 
     def take(self) -> tuple[list[bytes], list[int]]:
-        """A copy of each piece, and the numbers of those that cannot be read."""
+        """A copy of each piece, and the indexes of those that cannot be read."""
         done, broken = 0, []
         while done < len(self._ends):
             start = self._ends[done - 1] if done else 0
@@ -89,7 +91,7 @@ class Snapshots:
         return [copy[start:end] for start, end in zip(starts, self._ends, strict=False)], broken
 
     def _copy(self, first: int, start: int) -> int:
-        """Copy pieces from this one on; returns how many bytes could be."""
+        """Copy pieces, beginning with this one; returns how many bytes were copied."""
         target = _Piece(ctypes.addressof(self._buffer) + start, len(self._buffer) - start)
         size: int = self._read(
             ctypes.c_int(os.getpid()),

@@ -1,7 +1,7 @@
-"""Whether the owner of a ledger is gone.
+"""Finds out whether the owner of a ledger is gone.
 
-A process id alone proves little: ids are used again, and each container has its own. So an owner is
-identified by its id, its start time, the namespace of the id, and the boot of the machine.
+A process id is not enough: ids are reused, and each container has its own. So an owner is
+identified by its id, its start time, the pid namespace, and the boot of the machine.
 """
 
 from __future__ import annotations
@@ -18,18 +18,19 @@ from faultlens.natives import monotonic
 __all__ = ["Process", "boot", "is_gone"]
 
 _SILENT_SECONDS = 3600.0
-"""An owner in another container that was silent for so long is gone, if its lock proves nothing."""
+"""If the lock proves nothing, an owner in another container is gone after this much silence."""
 
 
 class Process(NamedTuple):
-    """What identifies a process among all that run, ran and will run on this machine."""
+    """Identifies a process among all processes that ever run on this machine."""
 
     pid: int
     start: int
-    """In ticks since boot; 0: unknown."""
+    """The start time in ticks since boot; 0: unknown."""
     namespace: int
-    """Of the process id; 0: unknown."""
+    """The pid namespace; 0: unknown."""
     boot: int
+    """See `faultlens.exposition.owners.boot`."""
 
     @classmethod
     def current(cls) -> Process:
@@ -38,7 +39,7 @@ class Process(NamedTuple):
         if not sys.platform.startswith("linux"):
             return cls(pid, 0, 1, 1)
         try:
-            if Path("/proc/self").readlink().name == str(pid):  # not of another namespace
+            if Path("/proc/self").readlink().name == str(pid):  # /proc is of this namespace
                 return cls(pid, _start(pid), Path("/proc/self/ns/pid").stat().st_ino, boot())
         except (OSError, ValueError):
             pass
@@ -54,7 +55,7 @@ def boot() -> int:
 
 
 def _start(pid: int) -> int:
-    """When a process started; 0 if it is a zombie."""
+    """When a process started, in ticks since boot; 0 if it is a zombie."""
     status = Path(f"/proc/{pid}/stat").read_bytes()
     fields = status[status.rindex(b")") + 2 :].split()
     state, threads = fields[0], int(fields[17])
@@ -62,12 +63,12 @@ def _start(pid: int) -> int:
 
 
 def _exists(pid: int, start: int) -> bool:
-    """Whether a process of this namespace exists; True in case of doubt."""
+    """Whether a process of this namespace exists; True if it cannot be determined."""
     try:
         kill(pid, 0)
     except ProcessLookupError:
         return False
-    except OSError:  # another user's
+    except OSError:  # it belongs to another user
         pass
     try:
         return _start(pid) == start
@@ -76,15 +77,15 @@ def _exists(pid: int, start: int) -> bool:
 
 
 def is_gone(header: memoryview, here: Process) -> bool:
-    """Whether the owner is gone of a ledger whose lock is free."""
+    """Whether the owner of a ledger is gone, given that the ledger's lock is free."""
     owner = Process(*header[Cell.PID : Cell.BOOT + 1])
     if owner.pid == 0:
         return True
     known = 0 not in (owner.namespace, here.namespace)
     if known and owner != here and owner[2:] == here[2:]:
         return not _exists(owner.pid, owner.start)
-    # It is in another namespace, or it is this process before an exec.
+    # The owner is in another namespace, or it is this process before an exec.
     if header[Cell.HOLDS_LOCK] or not known or owner == here:
         return header[Cell.HOLDS_LOCK] == 1
-    # On overlayfs, which two machines cannot share: a container that was started again, perhaps.
+    # On overlayfs, which two machines cannot share. Perhaps the container was restarted.
     return owner.boot != here.boot or monotonic() - header[Cell.BEAT] > _SILENT_SECONDS

@@ -1,12 +1,13 @@
 """Sheets: slots to count in, in a mapped ledger file or in this process's memory.
 
-A process takes the ledger of a dead process and goes on counting in it; if there is none, it makes
-one. It takes a ledger only on proof that the owner is gone: the lock is free, and the process named
-in the header does not exist. A free lock alone proves nothing on overlayfs, where a map does not
-keep it when the descriptor is closed. The header says whether it does.
+A process adopts the ledger of a dead process and goes on counting in it; if there is none, it
+creates one. It adopts a ledger only if the owner is provably gone: the lock is free, and the
+process that the header names does not exist. A free lock alone proves nothing on overlayfs, where
+the lock is lost when the descriptor is closed, although the file is still mapped. The header says
+whether the lock survives that.
 
-No descriptor stays open. A program that closes all descriptors would close ours, and use their
-numbers for its own files.
+No descriptor stays open. A program that closes all descriptors would close ours too, and then get
+their numbers for its own files.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ try:
     from faultlens.exposition.mapping import map_file
 except (ImportError, TypeError, AttributeError) as error:  # Windows; a Python without libffi
     MISSING: Exception | None = error
-    """Why this system can have no ledger files."""
+    """The reason why this system cannot have ledger files; None if it can."""
 else:
     MISSING = None
 
@@ -60,14 +61,14 @@ SUFFIX = ".ledger"
 _TEMPORARY = ".tmp"
 
 CAPACITY = 128
-"""Slots of an ordinary ledger: about 125 kB."""
+"""The slots of an ordinary ledger, which takes about 125 kB."""
 _CANDIDATES = 64
-"""How many files are tried before a new one is made."""
+"""How many files are tried before a new one is created."""
 _STALE_SECONDS = 3600.0
-"""An unfinished file of this age will not be finished."""
+"""Unfinished files older than this are removed."""
 
 TOKEN = Cell.TOKEN * 8 + (7 if sys.byteorder == "big" else 0)
-"""Where the owner's token is, as one byte."""
+"""The offset of the byte with the owner's token."""
 
 
 class File(NamedTuple):
@@ -79,14 +80,14 @@ class File(NamedTuple):
 
 
 class Sheet:
-    """Slots. To count is ``sheet.counts[index] += 1``.
+    """Slots to count in: ``sheet.counts[index] += 1``.
 
-    That is one store of 8 bytes, without a call: threads, signal handlers and SIGKILL come before
-    or after it. ``struct.pack_into`` would not do, since it writes zeros first.
+    That is one store of 8 bytes, without a call, so other threads, signal handlers and SIGKILL take
+    effect before or after it. ``struct.pack_into`` will not do: it writes zeros first.
 
     view: the whole ledger.
-    generation: what a forked child has another one of.
-    file: None: in memory.
+    generation: a number that differs in a forked child.
+    file: the mapped file; None: in memory.
     """
 
     __slots__ = (
@@ -125,7 +126,7 @@ class Sheet:
         self._published = view[layout.published].cast("Q")
         self.traces = view[layout.traces_at : layout.keys_at]
         self.keys: dict[int, Key] = {}
-        """Of each slot."""
+        """The key of each slot."""
         self._index: dict[Key, int] = {}
         free = []
         for index, cell in enumerate(self._published):
@@ -139,7 +140,7 @@ class Sheet:
                 self._index[self.keys[index]] = index
         self._free = iter(free)
         self.before = self.counts.tolist()
-        """What of the counts is not to be read here: the previous owners', and what was moved."""
+        """The part of each count that `read` leaves out: previous owners', or moved elsewhere."""
         self.seen = list(self.before)
         """The counts at the last `look`."""
 
@@ -155,14 +156,14 @@ class Sheet:
         return operator.length_hint(self._free)
 
     def find(self, key: Key) -> int | None:
-        """The slot of a key; None if it has none."""
+        """The slot of a key; None if there is none."""
         index = self._index.get(key)
         return index if index is not None else self._index.get(decode(self._encode(key)))
 
     def make(self, key: Key, now: float) -> int | None:
-        """A slot for a key that has none; None if all are taken.
+        """Give a key its slot; returns None if no slot is free.
 
-        Two threads that do so at once make two. Both are counted in, and read.
+        Two threads that call this at once for one key make two slots. The reader sums both.
         """
         raw = self._encode(key)
         index = next(self._free, None)
@@ -176,7 +177,7 @@ class Sheet:
         return index
 
     def copy(self, index: int, other: Sheet, other_index: int) -> None:
-        """Take over the last moment and trace of another sheet's slot, if they are later."""
+        """Copy the last time and trace from another sheet's slot, if they are later."""
         if other.last[other_index] > self.last[index]:
             self.last[index] = other.last[other_index]
             rows = [slice(i * TRACE_BYTES, (i + 1) * TRACE_BYTES) for i in (index, other_index)]
@@ -184,11 +185,11 @@ class Sheet:
                 self.traces[rows[0]] = other.traces[rows[1]]
 
     def born(self, index: int) -> float:
-        """When a slot was first counted in."""
+        """When a slot's key was first counted."""
         return self._born[index]
 
     def expect(self, births: Iterable[str]) -> None:
-        """Publish classes and workers whose series start at 0, as far as there is room."""
+        """Publish the classes and workers whose series start at 0, if there is room for them."""
         area = self.view[self._layout.births_at :]
         length = min(self._cells[BIRTHS_AT // 8], len(area))
         known = set(bytes(area[:length]).split(b"\n"))
@@ -200,19 +201,19 @@ class Sheet:
         self._cells[BIRTHS_AT // 8] = length
 
     def read(self) -> Iterator[tuple[Key, Count]]:
-        """What this process has counted here."""
+        """The counts of this process in this sheet."""
         content = bytes(self.view[: self._layout.keys_at])
         for index, count in counts(self._layout, content, list(self.before)):
             if index in self.keys:
                 yield self.keys[index], count
 
     def look(self) -> None:
-        """Note the counts, and that the owner is alive."""
+        """Remember the counts, and record that the owner is alive."""
         self.seen = self.counts.tolist()
         self._cells[Cell.BEAT] = int(monotonic())
 
     def release(self) -> None:
-        """Let another process take the ledger, as if this one had ended."""
+        """Let another process adopt the ledger, as if this process had ended."""
         self._cells[Cell.PID] = 0
 
     def _encode(self, key: Key) -> bytes:
@@ -221,12 +222,12 @@ class Sheet:
 
 @contextlib.contextmanager
 def opened(place: StorePath, *, make: bool) -> Iterator[int]:
-    """A descriptor of the directory.
+    """Opens the directory; yields its descriptor.
 
-    Raises LedgerError if the directory must not be used, since somebody else could have prepared
-    it; another OSError if it cannot be opened.
+    Raises LedgerError if the directory must not be used, because another user could have tampered
+    with it; another OSError if it cannot be opened.
 
-    make: whether to make a directory that is missing.
+    make: whether to create a missing directory.
     """
     directory = place.directory
     try:
@@ -240,7 +241,7 @@ def opened(place: StorePath, *, make: bool) -> Iterator[int]:
     except PermissionError:
         user = os.geteuid()
         raise LedgerError(
-            f"user {user} may not use {directory}; expected a directory that it may"
+            f"user {user} has no access to {directory}; expected a directory that it can use"
         ) from None
     try:
         _check(place, os.fstat(handle))
@@ -259,13 +260,15 @@ def _check(place: StorePath, status: os.stat_result) -> None:
         )
     if place.private and status.st_mode & 0o022:
         mode = stat.S_IMODE(status.st_mode)
-        raise LedgerError(f"others may write in {directory} (mode {mode:o}); expected 700")
+        raise LedgerError(
+            f"other users can write to {directory} (mode {mode:o}); expected mode 700"
+        )
 
 
 def take(place: StorePath, room: int, generation: int) -> Sheet:
-    """A ledger of no other process, with at least so many free slots.
+    """Adopt or create a ledger with at least `room` free slots. Never waits for another process.
 
-    Raises OSError. Never waits for another process.
+    Raises OSError if none can be created.
     """
     with _directory(place) as directory:
         here = Process.current()
@@ -281,7 +284,7 @@ def take(place: StorePath, room: int, generation: int) -> Sheet:
 
 
 def replace(place: StorePath, sheet: Sheet) -> Sheet:
-    """A new file for a ledger whose file was removed, with the same content. Raises OSError."""
+    """Create a file with the content of a ledger whose file was removed. Raises OSError."""
     with _directory(place) as directory:
         content = bytearray(sheet.view)
         new = _create(place, directory, content, sheet.generation, Process.current())
@@ -300,7 +303,7 @@ def _directory(place: StorePath) -> Iterator[int]:
 def _candidates(directory: int) -> list[str]:
     """The names of some files, chosen at random."""
     names = sorted(n for n in os.listdir(directory) if n.endswith((SUFFIX, _TEMPORARY)))
-    # Names are random, so those that follow each other in their order are a random choice.
+    # Names are random, so any run of consecutive names is a random choice.
     start = int.from_bytes(os.urandom(4), "big") % max(len(names), 1)
     return (names[start:] + names[:start])[:_CANDIDATES]
 
@@ -308,7 +311,7 @@ def _candidates(directory: int) -> list[str]:
 def _adopt(
     place: StorePath, directory: int, name: str, room: int, generation: int, here: Process
 ) -> Sheet | None:
-    """Take a ledger, if its owner is gone and it has enough room."""
+    """Adopt a ledger, if its owner is gone and it has enough room; else return None."""
     try:
         flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK
         handle = os.open(name, flags, dir_fd=directory)
@@ -329,7 +332,7 @@ def _adopt(
         view = map_file(handle, layout.size, write=True)
         _own(view, here)
         return Sheet(view, generation, _file(place, name, status))
-    except BlockingIOError:  # it has an owner
+    except BlockingIOError:  # its owner holds the lock
         return None
     except OSError as error:
         _let_signals_pass(error)
@@ -339,13 +342,13 @@ def _adopt(
 
 
 def _let_signals_pass(error: OSError) -> None:
-    """Raise what a signal handler of the program's raised."""
+    """Re-raise the error if one of the program's signal handlers raised it."""
     if guard.of_a_signal(error):
         raise error
 
 
 def _own(view: memoryview, here: Process) -> None:
-    """Make this process the owner. Until its id is there, there is none."""
+    """Make this process the owner. The id is written last: until then there is no owner."""
     cells = view[:COLUMNS_AT].cast("Q")
     cells[Cell.PID] = 0
     cells[Cell.TOKEN] = cells[Cell.TOKEN] ^ (os.urandom(1)[0] % 255 + 1)
@@ -357,7 +360,7 @@ def _own(view: memoryview, here: Process) -> None:
 def _create(
     place: StorePath, directory: int, content: bytearray, generation: int, here: Process
 ) -> Sheet:
-    """Make a ledger. Another process sees all of it, or nothing."""
+    """Create a ledger. Other processes see it only when it is complete."""
     name = os.urandom(8).hex() + SUFFIX
     temporary = name + _TEMPORARY
     try:
@@ -369,7 +372,7 @@ def _create(
     except OSError as error:
         with contextlib.suppress(OSError):
             os.unlink(temporary, dir_fd=directory)
-        what = f"no ledger can be made in {place.directory}: {error.strerror or error}"
+        what = f"cannot create a ledger in {place.directory}: {error.strerror or error}"
         raise LedgerError(what) from error
     return Sheet(view, generation, _file(place, name, status))
 
@@ -377,11 +380,11 @@ def _create(
 def _write(
     place: StorePath, directory: int, name: str, content: bytearray
 ) -> tuple[memoryview, os.stat_result]:
-    """Write a file in full (a full disk is an error now, and would be a SIGBUS later); map it."""
+    """Write a whole file, so that a full disk is an error now and not a SIGBUS later; map it."""
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
     handle = os.open(name, flags, 0o600, dir_fd=directory)
     try:
-        if not place.private:  # for those who may use the directory
+        if not place.private:  # everyone who may use the directory may use the file
             os.fchmod(handle, os.fstat(directory).st_mode & 0o666)
         rest = memoryview(content)
         while rest:
@@ -393,7 +396,7 @@ def _write(
 
 
 def _is_locked(directory: int, name: str) -> bool:
-    """Whether a file is locked: by its map, if it is one of ours that is not open."""
+    """Whether a file is locked. If it is ours and not open, its mapping keeps the lock."""
     handle = os.open(name, os.O_RDWR | os.O_NOFOLLOW, dir_fd=directory)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -405,7 +408,7 @@ def _is_locked(directory: int, name: str) -> bool:
 
 
 def _remove_stale(directory: int, name: str) -> None:
-    """Remove a file that a killed process did not finish."""
+    """Remove a file that a process left unfinished when it was killed."""
     with contextlib.suppress(OSError):
         status = os.stat(name, dir_fd=directory, follow_symlinks=False)
         if time() - status.st_mtime > _STALE_SECONDS and not _is_locked(directory, name):

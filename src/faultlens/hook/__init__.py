@@ -1,10 +1,10 @@
 """Raise detection: arm on birth, record on raise.
 
 An exception cannot be raised before it is constructed. So the hook watches the *construction* of
-SDK exceptions (`births`) and has the interpreter report raises only while a constructed one has not
-been raised; every other exception costs nothing. How a raise is reported is a `Mechanism`'s
-business: `monitoring` (Python 3.12 on), `settrace` (before, and where no monitoring tool id is
-free).
+SDK exceptions (`births`). The interpreter reports raises only while some constructed exception has
+not been raised yet; all other exceptions cost nothing. A `Mechanism` reports the raises:
+`monitoring` on Python 3.12 and later, `settrace` on earlier versions and where no monitoring tool
+id is free.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from faultlens.hook.settrace import Settrace
 __all__ = ["Hook", "RaiseHandler"]
 
 RaiseHandler = Callable[[BaseException, "FrameType | None", list[bool]], None]
-"""Gets an SDK exception when it is first raised, the raising frame (None if it is gone), and a
-list whose only item it sets to True in the step that counts.
+"""Called with an SDK exception when it is first raised, the raising frame (None if it is gone), and
+a list with one item, which the handler sets to True in the step that counts.
 
-Runs in the raising thread. What it raises never reaches the host, unless a signal handler of the
-host's raised it.
+Runs in the raising thread. An exception that it raises never reaches the host, unless one of the
+host's signal handlers raised it.
 """
 
 
 def _nothing(cls: type[BaseException]) -> None:
-    """A new class is of no interest."""
+    """Ignore a new class."""
 
 
 class Mechanism(Protocol):
@@ -43,19 +43,19 @@ class Mechanism(Protocol):
 
     @property
     def finalizer(self) -> Callable[[BaseException], None] | None:
-        """Called when a watched exception is about to be freed, if the mechanism needs to know."""
+        """Called when a watched exception is about to be freed; None if that is not needed."""
         ...
 
     def start(self) -> bool:
-        """Begin; False if this mechanism is not to be had in this process."""
+        """Start; returns False if this mechanism is not available in this process."""
         ...
 
     def stop(self) -> None:
-        """End; leaves the interpreter as it was before `start`."""
+        """Stop, and leave the interpreter as it was before `start`."""
         ...
 
     def expect(self, exc: BaseException) -> None:
-        """Make `exc`, which was constructed just now, pending, and look out for its raise."""
+        """Make `exc`, which was just constructed, pending, and watch for its raise."""
         ...
 
     def poll(self) -> None:
@@ -64,12 +64,12 @@ class Mechanism(Protocol):
 
 
 class Hook:
-    """Calls `handler` once for each SDK exception that is raised, however often and wherever.
+    """Calls `handler` once for each SDK exception that is raised, even if it is raised repeatedly.
 
-    handler: if it raises before it has counted, at the recursion limit, out of memory or because a
-        signal interrupts it, it is tried again in the next frame that the exception unwinds.
-    dropped: called with a short reason for each exception that could not be handled, and with the
-        error that prevented it, if one did.
+    handler: if it raises before it has counted (at the recursion limit, out of memory, or
+        interrupted by a signal), it is called again in the next frame that the exception unwinds.
+    dropped: called for each exception that could not be handled, with a short reason and the error
+        that prevented it (None if there was none).
     defined: called with each new subclass of a watched class.
     """
 
@@ -86,21 +86,22 @@ class Hook:
         self._pending: Pending = {}
         self._deferred: list[BaseException] = []
         self._untold: list[str] = []
-        """Reasons of drops that there was no room to tell, at the recursion limit say."""
-        # Reachable when module globals are gone, at exit.
+        """Reasons of drops that could not be reported yet, e.g. at the recursion limit."""
+        # Still reachable at exit, when module globals are gone.
         self._recording = _recording
         self._get_ident = threading.get_ident
-        # No stranger's KeyboardInterrupt comes this far: code of others is called behind guards.
+        # Takes every KeyboardInterrupt for a signal's. That is safe: guards keep the host's objects
+        # from raising one here.
         self._of_a_signal = guard.of_a_signal
         self._mechanism: Mechanism | None = None
 
     @property
     def detector(self) -> str:
-        """The name of the mechanism in use, ``none`` before the first `watch`."""
+        """The name of the mechanism in use; ``none`` before the first `watch`."""
         return self._mechanism.name if self._mechanism is not None else "none"
 
     def watch(self, roots: Iterable[type[BaseException]]) -> None:
-        """Watch these classes and all their subclasses, existing and to come."""
+        """Watch these classes and all their subclasses, including future ones."""
         mechanism = self._mechanism
         if mechanism is None:
             mechanism = self._mechanism = self._start()
@@ -109,7 +110,7 @@ class Hook:
             self._roots.append(root)
 
     def poll(self) -> None:
-        """Handle the raises that could not be seen when they happened."""
+        """Handle raises that could not be seen when they happened; report drops that could not."""
         if self._mechanism is not None:
             self._mechanism.poll()
         self._catch_up()
@@ -118,7 +119,7 @@ class Hook:
             self._drop(reason, None)
 
     def report(self, handle: Callable[[], None]) -> None:
-        """Run `handle`, which records what is no raise, guarded as the handler is."""
+        """Run `handle`, which records something other than a raise, with the handler's guards."""
         thread = self._get_ident()
         if thread in self._recording:
             self._drop("reentrant", None)
@@ -134,7 +135,7 @@ class Hook:
             self._recording.discard(thread)
 
     def stop(self) -> None:
-        """Watch nothing any more; classes and interpreter are as they were."""
+        """Stop watching, and leave classes and interpreter as they were."""
         for root in self._roots:
             births.uncover(root)
         self._roots.clear()
@@ -152,11 +153,11 @@ class Hook:
         return next(mechanism for mechanism in mechanisms if mechanism.start())
 
     def _born(self, exc: BaseException) -> None:
-        """A watched class made `exc`. Must not raise: the host's constructor is on the stack."""
+        """A watched class constructed `exc`. Must not raise: the host's constructor is running."""
         try:
             if self._recording and self._get_ident() in self._recording:
-                # Provoked by our own look at another exception (its __str__ raises an SDK error),
-                # or by a signal handler that hit just then: the interpreter reports no raises here.
+                # Constructed while the handler runs: by code that handling another exception
+                # triggered, or by a signal handler. The interpreter reports no raises here.
                 self._drop("reentrant", None)
             elif self._mechanism is not None:
                 self._mechanism.expect(exc)
@@ -166,10 +167,10 @@ class Hook:
             self._drop("internal_error", error)
 
     def _raised(self, exc: BaseException, frame: FrameType | None) -> BaseException | bool:
-        """`exc`, claimed by the mechanism, was raised; see `births.Raised`."""
+        """Handle `exc`, which the mechanism took from the pending ones; see `births.Raised`."""
         thread = self._get_ident()
         if thread in self._recording:
-            # The garbage collector frees it while this thread handles another: next in turn.
+            # The garbage collector freed it while this thread handles another: handled afterwards.
             self._deferred.append(exc)
             return True
         outcome: BaseException | bool = True
@@ -194,33 +195,33 @@ class Hook:
             try:
                 self._catch_up()
             except (RecursionError, MemoryError):
-                pass  # the next raise or scrape does
+                pass  # the next raise or scrape catches up
         return outcome
 
     def _catch_up(self) -> None:
-        """Handle what was freed while another exception was handled."""
+        """Handle the exceptions that were freed while another was being handled."""
         while self._deferred:
             try:
                 late = self._deferred.pop()
-            except IndexError:  # another thread was quicker
+            except IndexError:  # another thread took it
                 return
             self._raised(late, None)
 
     def _lost(self, reason: str) -> None:
-        """An exception that may have been raised, but could not be handled, is gone."""
+        """An exception that was not handled, and may have been raised, has been freed."""
         self._drop(reason, None)
 
     def _drop(self, reason: str, error: BaseException | None) -> None:
         try:
             self._dropped(reason, error)
         except (RecursionError, MemoryError):
-            self._untold.append(reason)  # `poll` tells
-        except BaseException as failure:  # of the host's logging, perhaps
+            self._untold.append(reason)  # `poll` reports it
+        except BaseException as failure:  # from the host's logging, perhaps
             if self._of_a_signal(failure):
                 raise
 
 
-# The threads in which a handler runs. Only one of them lives on in a forked child.
+# The threads in which a handler runs. Cleared in a forked child, which has only one thread.
 _recording: set[int] = set()
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_recording.clear)

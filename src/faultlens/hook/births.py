@@ -1,7 +1,7 @@
-"""Notices the construction of SDK exceptions: a ``__new__`` on each root class of an SDK.
+"""Notices the construction of SDK exceptions by a ``__new__`` on each root class of an SDK.
 
-Constructed is not raised, so this only fills `Pending`. Every class keeps the signature, the
-pickling and the attributes it had; `uncover` takes all of it out again.
+A constructed exception is not raised yet, so this only fills `Pending`. Every class keeps its
+signature, pickling and attributes; `uncover` removes everything again.
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ from faultlens import guard
 
 
 class Watch(NamedTuple):
-    """What is called for the watched classes."""
+    """The callbacks for watched classes."""
 
     born: Callable[[BaseException], None]
-    """With each new instance."""
+    """Called with each new instance."""
     finalizer: Callable[[BaseException], None] | None
-    """With each instance that is about to be freed, if given."""
+    """Called with each instance that is about to be freed; may be None."""
     defined: Callable[[type[BaseException]], None]
-    """With each subclass, existing and to come."""
+    """Called with each subclass, including future ones."""
 
 
-_vars_of = type.__dict__["__dict__"].__get__  # past a metaclass of the user's
+_vars_of = type.__dict__["__dict__"].__get__  # bypasses a user's metaclass
 
 
 class Birth(weakref.ref[BaseException]):
-    """A weak reference to an SDK exception that was constructed and not yet raised.
+    """A weak reference to an SDK exception that was constructed but not yet raised.
 
-    Its attributes are set by the mechanism that makes it: an ``__init__`` would double the cost.
+    The mechanism that creates it sets its attributes: an ``__init__`` would double the cost.
     """
 
     __slots__ = ("key", "number", "thread")
@@ -39,31 +39,32 @@ class Birth(weakref.ref[BaseException]):
     key: int
     """The exception's id."""
     number: int
-    """The later it was constructed, the larger; if the mechanism needs to know."""
+    """The order of construction, if the mechanism needs it."""
     thread: int
-    """Where it was constructed, if the mechanism needs to know."""
+    """The thread that constructed it, if the mechanism needs it."""
 
 
 Raised = Callable[[BaseException, "FrameType | None"], "BaseException | bool"]
-"""What a mechanism calls with an exception that was raised, and the raising frame (None if gone).
+"""A mechanism calls this with an exception that was raised and the raising frame (None if gone).
 
-Returns True if it is recorded; False if it has to be tried again in the next frame that it unwinds;
-or an exception to raise in its place: recorded, and then interrupted by a signal handler.
+Returns True if the exception was handled or deferred, and False if the mechanism must report it
+again in the next frame that it unwinds. If a signal handler raised an exception after the count,
+returns that one, which the mechanism then raises.
 """
 
 Pending = dict[int, Birth]
-"""The constructed, not yet raised SDK exceptions of all threads, by `id`.
+"""The constructed but not yet raised SDK exceptions of all threads, by `id`.
 
-They may be unhashable, or equal to one another. An id is sound only beside a reference that tells
-whether the object behind it is still the same; a weak one, since we must keep no exception alive.
+The exceptions may be unhashable, or equal to one another, so they cannot be keys. An id is reused
+after its object dies, so each has a reference beside it; a weak one, to keep no exception alive.
 
-Changed only by single, atomic operations: births, raises and deaths come from any thread, and from
-the garbage collector and signal handlers in the middle of another.
+Changed only by single, atomic operations. Births, raises and deaths happen in any thread, and a
+finalizer or signal handler can cause one in the middle of another.
 """
 
 
 def cover(root: type[BaseException], watch: Watch) -> None:
-    """Watch `root` and its subclasses, existing and to come."""
+    """Watch `root` and its subclasses, including future ones."""
     _patch(root, "__new__", _new(root, watch))
     _patch(root, "__init_subclass__", _init_subclass(root, watch))
     if watch.finalizer is not None:
@@ -80,10 +81,10 @@ def uncover(root: type[BaseException]) -> None:
 
 
 def _cover_subclass(cls: type, watch: Watch) -> None:
-    """Cover what a class of the user's keeps from reaching its root.
+    """Patch the methods of a user's class that may not call the root's.
 
-    ``class E(ValueError, RuntimeUserError)`` finds ValueError's ``__new__`` first, and methods of
-    the user's need not call those they override. An exception that is announced twice is one.
+    ``class E(ValueError, RuntimeUserError)`` finds ValueError's ``__new__`` first, and a user's
+    method need not call the one that it overrides. Reporting a birth twice is harmless.
     """
     own = _vars_of(cls)
     constructor = next(
@@ -103,23 +104,23 @@ def _new(cls: type, watch: Watch) -> staticmethod[..., Any]:
     if original is None:
 
         def __new__(subclass: Any, /, *args: Any, **kwargs: Any) -> Any:
-            # super(), not BaseException: an ImportError or OSError below refuses any other.
+            # super(), not BaseException: subclasses of ImportError or OSError refuse its __new__.
             exc = super(cls, subclass).__new__(subclass, *args, **kwargs)  # type: ignore[arg-type]
             born(exc)
             return exc
     else:
         construct = original.__get__(None, cls)
-        traceback_of = guard.traceback_of  # reachable when module globals are gone, at exit
+        traceback_of = guard.traceback_of  # still reachable at exit, when module globals are gone
 
         def __new__(subclass: Any, /, *args: Any, **kwargs: Any) -> Any:
             exc = construct(subclass, *args, **kwargs)
-            # It may give out anything, even an exception that was raised before.
+            # The user's __new__ may return anything, even an exception that was raised before.
             if issubclass(type(exc), BaseException) and traceback_of(exc) is None:
                 born(exc)
             return exc
 
     signature = type.__getattribute__(cls, "__init__") if original is None else _function(original)
-    if isinstance(signature, FunctionType):  # inspect.signature(cls) as before
+    if isinstance(signature, FunctionType):  # keeps inspect.signature(cls) as it was
         __new__.__wrapped__ = signature  # type: ignore[attr-defined]
     return staticmethod(__new__)
 
@@ -135,7 +136,7 @@ def _init_subclass(cls: type, watch: Watch) -> classmethod[Any, ..., None]:
         try:
             _cover_subclass(subclass, watch)
         except Exception:
-            pass  # a class that cannot be covered is still the host's class
+            pass  # the host can still use a class that cannot be patched
 
     return classmethod(__init_subclass__)
 
@@ -153,12 +154,12 @@ def _del(cls: type, finalizer: Callable[[BaseException], None]) -> FunctionType:
 
 
 def _patch(cls: type, name: str, replacement: Any) -> None:
-    """Set a class attribute so that `_unpatch` can restore what was there."""
+    """Set a class attribute, and remember the original for `_unpatch`."""
     original = _vars_of(cls).get(name)
     if _ours(original):
         return
     _function(replacement).__faultlens_original__ = original
-    type.__setattr__(cls, name, replacement)  # not through a metaclass of the user's
+    type.__setattr__(cls, name, replacement)  # bypasses a user's metaclass
 
 
 def _unpatch(cls: type, name: str) -> None:

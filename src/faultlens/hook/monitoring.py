@@ -1,19 +1,20 @@
-"""Raise detection by `sys.monitoring`, Python 3.12 on.
+"""Raise detection by `sys.monitoring`, for Python 3.12 and later.
 
-An always-on RAISE callback would cost every exception of the process 30 to 80 percent. So the event
-is switched on when an SDK exception is constructed, and off again after `FOREIGN_LIMIT` raises of
-other exceptions while none is pending. It is not switched off at once: a switch makes every
-function check its instrumentation on its next call, on 3.15 it re-instruments each running frame of
-each thread (0.9 ms with 30 threads of 15 frames), and under the JIT it discards compiled code.
+An always-on RAISE callback would make every exception of the process 30 to 80 percent slower. So
+the event is switched on when an SDK exception is constructed, and off again after `FOREIGN_LIMIT`
+raises of other exceptions while none is pending. It is not switched off at once, since switching is
+expensive: every function checks its instrumentation on its next call, 3.15 re-instruments each
+running frame of each thread (0.9 ms with 30 threads of 15 frames), and the JIT discards compiled
+code.
 
-The interpreter reports no raises of a thread while a callback runs in it. An SDK exception that a
-signal handler or finalizer raises there is found by its traceback when the callback ends. If it has
-died before that, it is counted as dropped.
+The interpreter reports no raises of a thread while a callback runs in it. If a signal handler or
+finalizer raises an SDK exception there, it is found by its traceback when the callback ends. If it
+is freed before that, it is counted as dropped.
 
-A switch walks the frames of every thread. In a process that C code forked, the interpreter still
-lists the parent's threads, whose stacks new threads overwrite: a switch would crash there (3.12,
-3.13). So the event stays on in such a process. In uWSGI's master, from which C code forks workers,
-it is on from the start: importing Flyte starts a thread there.
+Switching walks the frames of every thread. In a process that C code forked, the interpreter still
+lists the parent's threads, whose stacks new threads overwrite, so switching would crash (3.12,
+3.13). The event therefore stays on in such a process. In uWSGI's master, whose C code forks the
+workers, it is on from the start: importing Flyte starts a thread there.
 """
 
 from __future__ import annotations
@@ -29,18 +30,18 @@ from typing import Any
 from faultlens import guard, interpreter
 from faultlens.hook.births import Birth, Pending, Raised
 
-# Not 0, 1 and 2, which CPython's documentation gives to debuggers, coverage and profilers. 5 first,
-# since ddtrace takes 3 and 4 and gives up silently when they are taken.
+# CPython's documentation assigns 0, 1 and 2 to debuggers, coverage tools and profilers. 5 comes
+# first because ddtrace uses 3 and 4, and gives up silently when they are taken.
 _TOOL_IDS = (5, 4, 3)
 
 FOREIGN_LIMIT = 16
-"""After how many foreign raises in a row the event is switched off; measured in
+"""The event is switched off after this many raises of other exceptions in a row; measured in
 ``benchmarks/switching.py``."""
 
 _FEW = 8
-"""With more pending exceptions than this, they are not looked through when a callback ends."""
+"""The pending exceptions are checked at the end of a callback only if there are at most so many."""
 _STACK_LIMIT = 64
-"""How far up our callback is looked for when a pending exception dies."""
+"""How many frames are searched for our callback when a pending exception dies."""
 
 
 class Monitoring:
@@ -65,15 +66,15 @@ class Monitoring:
         self._stays_on = False
         self._numbers = count()
         self._last_number = -1
-        """That of the exception reported last."""
+        """The number of the exception that was reported last."""
         self._last = 0
-        """The id of the exception reported last, which is raised again in each frame it unwinds."""
+        """The id of the exception that was reported last; each frame that it unwinds repeats it."""
         self._foreign = 0
-        """Raises of foreign exceptions in a row, while none of ours was pending."""
-        # Reachable when module globals are gone, at exit.
+        """Raises of other exceptions since the last of ours."""
+        # Still reachable at exit, when module globals are gone.
         self._getframe = sys._getframe
         self._get_ident = threading.get_ident
-        # A bound method is a new object at each look-up, and a look-up takes time.
+        # Each look-up of a bound method creates a new object, which takes time.
         self._dies = self._died
         self._dies_unrecorded = self._died_unrecorded
         self._callback = self._on_raise
@@ -116,17 +117,18 @@ class Monitoring:
         birth.thread = self._get_ident()
         birth.number = next(self._numbers)
         self._pending[key] = birth
-        # After the exception is pending, and the flag after the switch: see `_on_raise`.
+        # The order matters: first the exception is pending, then the switch, then the flag. See
+        # `_on_raise`.
         if not self._is_on:
             self._on()
             self._is_on = True
 
     def poll(self) -> None:
-        """Nothing to do: what the interpreter does not report cannot be found later."""
+        """Nothing to do: a raise that the interpreter does not report cannot be found later."""
 
     def _on_raise(self, code: CodeType, offset: int, exc: BaseException) -> None:
-        # Foreign exceptions come here too: nothing before this test.
-        # No id stands for an object that is gone: `_died` takes it out before it can be given anew.
+        # Every exception of the process gets here while the event is on, so this test comes first.
+        # Pending ids are those of live objects: `_died` removes an id before it can be reused.
         key = id(exc)
         reported = self._pending.pop(key, None)
         if reported is not None:
@@ -137,7 +139,7 @@ class Monitoring:
             try:
                 outcome = self._raised(exc, self._getframe(1))
             except (RecursionError, MemoryError):
-                pass  # no room to call it: the next frame that the exception unwinds has more
+                pass  # no room for the call: it is made again in the next frame that is unwound
             finally:
                 if outcome is False:
                     birth = Birth(exc, self._dies_unrecorded)
@@ -152,10 +154,10 @@ class Monitoring:
             self._foreign += 1
             if self._foreign >= FOREIGN_LIMIT:
                 self._foreign = 0
-                # The last test and what follows are one step, which needs no lock: threads, signal
-                # handlers and finalizers take turns at calls and jumps. `expect` first makes its
-                # exception pending and then looks at the flag, so either this test sees it or it
-                # switches on.
+                # No lock is needed between the last test and `_off`: threads, signal handlers and
+                # finalizers can interrupt only at calls and jumps. `expect` makes its exception
+                # pending before it checks the flag, so either this test sees the exception or
+                # `expect` switches the event on again.
                 if self._may_switch_off() and not self._pending:
                     self._is_on = False
                     self._off()
@@ -164,7 +166,7 @@ class Monitoring:
         return not self._stays_on and not interpreter.forked_by_c_code()
 
     def _report_unseen(self) -> None:
-        """Report what was raised in this thread while this callback ran."""
+        """Report the exceptions that were raised in this thread while this callback ran."""
         try:
             thread = self._get_ident()
             for birth in list(self._pending.values()):
@@ -186,9 +188,9 @@ class Monitoring:
             self._lost("internal_error")
 
     def _may_be_unseen(self, birth: Birth) -> bool:
-        """Whether it died in code that interrupts our callback in this thread, and was made there.
+        """Whether it was constructed and freed by code that interrupted our callback.
 
-        The garbage collector may free an older one there, which was never raised.
+        The garbage collector may also free an older exception there, which was never raised.
         """
         frame = self._getframe(1).f_back  # None when module globals are cleared, at exit
         for _ in range(_STACK_LIMIT):
@@ -197,11 +199,11 @@ class Monitoring:
             if frame.f_code is self._callback_code:
                 found = frame.f_locals
                 reported = found.get("reported") or self._pending.get(id(found.get("exc")))
-                # For a foreign exception the last one of ours is as near as can be told.
+                # If the callback is for another exception, the last of ours is the best estimate.
                 return birth.number > (reported.number if reported else self._last_number)
             frame = frame.f_back
         return False
 
 
 def _nothing() -> None:
-    """After `Monitoring.stop`."""
+    """Replaces the switches before `start` and after `stop`."""

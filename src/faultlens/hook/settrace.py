@@ -1,15 +1,15 @@
 """Raise detection by `sys.settrace`, for Python 3.10 and 3.11.
 
-Near the construction, which is where nearly every exception is raised, the constructing thread is
-traced: the frame that constructed the exception, the frames it calls, and each caller that control
-returns to. Tracing ends with the raise, the exception's death, or after `_BUDGET` events, so an
-exception that is stored away costs a bounded amount.
+Nearly every exception is raised near its construction. So the constructing thread is traced: the
+frame that constructed the exception, the frames it calls, and each caller that control returns to.
+Tracing ends with the raise, with the exception's death, or after `_BUDGET` events, so an exception
+that is stored costs a bounded amount.
 
-Far from it (stored and raised later, or in another thread, or under a debugger or coverage tool,
-whose trace function is left alone), the exception itself tells: a raised one has a traceback. That
-is looked at when it is freed and whenever metrics are read. Counts stay exact; the moment, the
-stack and the span of such a raise are lost. An exception that loses its traceback
-(``with_traceback(None)``) after a far raise is missed.
+An exception may also be raised far from its construction: later, in another thread, or under a
+debugger or coverage tool, whose trace function is left alone. Such a raise is found by the
+exception's traceback, which is checked when the exception is freed and whenever metrics are read.
+The counts stay exact, but the time, the stack and the span of the raise are lost. If the exception
+loses its traceback (``with_traceback(None)``) after a far raise, the raise is missed.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from typing import Any
 from faultlens import guard
 from faultlens.hook.births import Birth, Pending, Raised
 
-# A raise in the constructing function takes a handful of events, one through factories some tens.
-# 1000 are about 0.3 ms.
+# A raise in the constructing function takes a handful of events; through factory functions, a few
+# dozen. 1000 events take about 0.3 ms.
 _BUDGET = 1000
 
 
@@ -38,7 +38,7 @@ class Settrace:
         self._pending = pending
         self._raised = raised
         self._thread = _Thread(pending, raised)
-        # Reachable when module globals are gone, at exit.
+        # Still reachable at exit, when module globals are gone.
         self._getframe = sys._getframe
         self._gettrace = sys.gettrace
         self._settrace = sys.settrace
@@ -58,12 +58,12 @@ class Settrace:
         self._pending[key] = birth
         tracer, active = self._thread.tracer, self._gettrace()
         if active is not None and active is not tracer.on_call:
-            return  # a debugger or a coverage tool: undisturbed, and this exception is far
+            return  # a debugger or coverage tool is left alone; the traceback shows this raise
         tracer.near.append(birth)
         tracer.budget = _BUDGET
-        # Frames: 0 this one, 1 the hook's, 2 __new__, 3 the host's.
+        # Frame 0 is this one, 1 the hook's, 2 __new__, 3 the host's.
         tracer.follow(self._getframe(3))
-        self._settrace(tracer.on_call)  # last: from here on the interpreter is slower
+        self._settrace(tracer.on_call)  # last, since it slows down everything after it
 
     def poll(self) -> None:
         for birth in list(self._pending.values()):
@@ -72,14 +72,14 @@ class Settrace:
                 self.finalizer(exc)
 
     def forget_the_parents(self) -> None:
-        """In a forked child: what was raised before the fork is for the parent to report."""
+        """In a forked child, forget what was raised before the fork: the parent reports it."""
         for birth in list(self._pending.values()):
             exc = birth()
             if exc is not None and guard.was_raised(exc):
                 self._pending.pop(birth.key, None)
 
     def finalizer(self, exc: BaseException) -> None:
-        """Report `exc` if it was raised and nobody saw it: when it is freed, and from `poll`."""
+        """Report `exc` if its raise was not seen. Called when it is freed, and by `poll`."""
         try:
             if self._pending.pop(id(exc), None) is not None and guard.was_raised(exc):
                 self._raised(exc, None)
@@ -88,24 +88,24 @@ class Settrace:
 
 
 class _Tracer:
-    """Traces one thread, while there is something near to trace for."""
+    """Traces one thread while an exception that was just constructed there is pending."""
 
     def __init__(self, pending: Pending, raised: Raised) -> None:
         self.near: list[Birth] = []
         self.budget = 0
         self._pending = pending
         self._raised = raised
-        # A bound method is a new object at each look-up; these are compared by identity.
+        # Each look-up of a bound method creates a new object; these are compared by identity.
         self.on_call = self._on_call
         self.on_event = self._on_event
-        # Reachable when module globals are gone, at exit.
+        # Still reachable at exit, when module globals are gone.
         self._gettrace = sys.gettrace
         self._settrace = sys.settrace
 
     def _on_call(self, frame: FrameType, event: str, arg: Any) -> Any:
-        """The thread's trace function: a function is called, or a generator resumed."""
+        """The thread's trace function; called when a function starts or a generator resumes."""
         if frame.f_code.co_name == "__init__" and self.budget > 0:
-            # The exception's own, most often. What is raised there is seen in the caller.
+            # Usually the exception's own. A raise in it is seen in the caller.
             self.budget -= 1
             return None
         if self._done():
@@ -124,7 +124,7 @@ class _Tracer:
             if birth is not None and birth() is not None:
                 self._report(birth, arg[1], frame)
         elif event == "return":
-            # A frame that is left, or a coroutine that is suspended, keeps no trace of us.
+            # A frame that returned, or a coroutine that was suspended, is left as it was.
             frame.f_trace = None
             frame.f_trace_lines = True
             if self._done():
@@ -142,7 +142,7 @@ class _Tracer:
         try:
             outcome = self._raised(exc, frame)
         except (RecursionError, MemoryError):
-            pass  # no room to call it: it is tried again in the next frame, or when it is freed
+            pass  # no room for the call: made again in the next frame, or when `exc` is freed
         finally:
             if outcome is False:
                 self._pending[birth.key] = birth
@@ -150,13 +150,13 @@ class _Tracer:
             raise outcome
 
     def follow(self, frame: FrameType | None) -> None:
-        """Trace a frame that runs already."""
+        """Trace a frame that is already running."""
         if frame is not None and frame.f_trace is None:
             frame.f_trace = self.on_event
-            frame.f_trace_lines = False  # nothing is raised by a line, and lines are most events
+            frame.f_trace_lines = False  # line events are the most frequent, and not needed
 
     def _done(self) -> bool:
-        """Use up one event; True if there is nothing to trace for any more."""
+        """Use up one event; returns True if tracing can end."""
         self.budget -= 1
         near = self.near
         if self.budget > 0:
@@ -167,7 +167,10 @@ class _Tracer:
         return True
 
     def leave(self, frame: FrameType | None) -> None:
-        """Stop tracing this thread; `frame` is where the frames being traced begin."""
+        """Stop tracing this thread.
+
+        frame: the innermost traced frame.
+        """
         self._settrace(None)
         self.near.clear()
         while frame is not None and frame.f_trace is self.on_event:
@@ -176,7 +179,7 @@ class _Tracer:
             frame = frame.f_back
 
     def _give_way(self, frame: FrameType | None) -> None:
-        """Leave the thread to another trace function, which may have taken over some frames."""
+        """Stop tracing in favour of another trace function, which may own some frames already."""
         self.near.clear()
         while frame is not None:
             if frame.f_trace is self.on_event:
