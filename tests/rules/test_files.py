@@ -141,7 +141,7 @@ def test_without_a_parser_of_toml_one_line_says_what_is_needed(
     (record,) = caplog.records
     assert record.getMessage() == (
         "FAULTLENS_RULES=rules.toml: Python 3.10 has no TOML parser; "
-        "`pip install 'faultlens[rules]'` brings one. The built-in rules stay in force."
+        "`pip install 'faultlens[rules]'` adds one. The built-in rules stay in force."
     )
 
 

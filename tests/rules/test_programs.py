@@ -75,7 +75,7 @@ def test_a_bad_file_leaves_the_built_in_rules_and_the_program(tmp_path: Path) ->
         ),
         (
             '[[rule]]\ncause = "os.*"\nkind = "user"\n[[rule]]\ncause = "os.path.*"\nkind = "user"',
-            "line 4: the rule changes nothing: that of line 1 matches first.",
+            "line 4: the rule changes nothing: the rule on line 1 matches first.",
         ),
     ],
 )

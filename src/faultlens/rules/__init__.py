@@ -1,4 +1,4 @@
-"""Whose fault, by class, cause, code and message: the user's rules and the shipped profile.
+"""Rules decide whose fault a failure is, by class, cause, code and message.
 
 `FAULTLENS_RULES` names a TOML file. Its rules are tried in order, and the first match decides::
 
@@ -13,16 +13,16 @@
     reason = "storage"
     owner = "data-platform"
 
-    [sdk.acme]  # an errors module of the user's own: see `faultlens.sdks.declared`
+    [sdk.acme]  # declares the user's own errors module: see `faultlens.sdks.declared`
     modules = ["acme.errors"]
     kind = "user"
 
-`FAULTLENS_PROFILE` adds the rules of a file that faultlens ships, in the same format. What the
-user's rule does not give, the profile's gives; what neither gives, the SDK's own word.
+`FAULTLENS_PROFILE` adds the rules of a file that faultlens ships, in the same format. Kind, reason
+and owner are decided one by one: by the user's rule, else by the profile's, else by the SDK.
 
     files.py     reads a file
     patterns.py  globs and regular expressions
-    matching.py  finds the rule of an exception, inside a raise
+    matching.py  finds the rule for an exception, inside a raise
     checking.py  finds rules that can never match
 """
 
@@ -59,14 +59,14 @@ __all__ = [
 _log = logging.getLogger("faultlens")
 
 _told: set[str] = set()
-"""What was warned of: a file is read again for the SDKs that it declares."""
+"""The warnings already given. A file is read twice: once for the SDKs that it declares."""
 
 
 def load(path: str, profile_name: str = "") -> Rules:
-    """The rules of the file at `path` and of a profile, each if it is named.
+    """The rules of the file at `path` and of a profile; an empty string stands for none.
 
-    A file that cannot be used is one warning, and none of its rules holds: half a set of rules
-    would misplace blame silently.
+    A bad file is reported in one warning, and none of its rules is used: half a set of rules would
+    silently blame the wrong people.
     """
     files = []
     if path:

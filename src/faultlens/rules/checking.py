@@ -1,6 +1,7 @@
-"""Finds what the user names and no exception can have: a typing error, or a rule too late.
+"""Finds rules that can never match: a misspelt class, or a rule after one that matches first.
 
-It imports nothing: a class of a module that the program has not imported yet may exist.
+It imports none of the modules that the rules name. So a class may exist in a module that the
+program has not imported yet.
 """
 
 from __future__ import annotations
@@ -19,16 +20,16 @@ __all__ = ["Named", "in_the_rules", "of_an_sdk", "unreachable", "why_unknown"]
 
 
 class Named(NamedTuple):
-    """A class or a glob that the user has written."""
+    """A class or a glob that the user wrote."""
 
     name: str
     what: str
-    """What to call it in a warning."""
+    """How to refer to it in a warning."""
     as_cause: bool = False
 
 
 def in_the_rules(rules: Rules, suppress: Sequence[str]) -> Iterator[Named]:
-    """Each class or glob that the user has written."""
+    """Each class or glob that the user wrote, in the rules or in FAULTLENS_SUPPRESS."""
     for file in rules.files:
         for rule in () if file.shipped else file:
             for name in (rule.name,) if rule.name else _texts(rule.classes):
@@ -44,15 +45,15 @@ def why_unknown(named: Named) -> str | None:
     name = named.name
     module, _, _ = name.rpartition(".")
     package = name.partition(".")[0]
-    if is_glob(package) or "\\" in name:  # PHP's classes have that
+    if is_glob(package) or "\\" in name:  # the class of a PHP program
         return None
     if not _installed(package):
         hint = near(package, {module.name for module in iter_modules()}, 0.8)
-        # Another process, which has the package, may report it as the cause of its failure.
+        # Another process, where the package is installed, may report the class as a cause.
         possible = named.as_cause and not hint
         return None if possible else f"the package {package} is not installed{hint}"
     if is_glob(name) or imports.of_an_sdk(module) or not _is_whole(module):
-        return None  # see `of_an_sdk`, and for what is not imported yet nobody knows
+        return None  # `of_an_sdk` checks an SDK's; others cannot be known before the import
     cls = loaded_class(name)
     if cls is not None:
         full = guard.class_name(cls)
@@ -68,7 +69,7 @@ def why_unknown(named: Named) -> str | None:
 def of_an_sdk(
     name: str, errors_modules: Collection[str], distribution: str, classes: Collection[str]
 ) -> str | None:
-    """Why no class of an SDK has this name; None if one may have it, or it is not of that SDK.
+    """Why no class of an SDK has this name; None if one may have it, or it is not that SDK's.
 
     classes: the full names of the SDK's exceptions.
     """
@@ -78,7 +79,7 @@ def of_an_sdk(
 
 
 def unreachable(rules: Rules) -> Iterator[str]:
-    """Each of the user's rules that comes after one which matches all that it does."""
+    """A warning for each of the user's rules after one that matches everything that it matches."""
     for file in rules.files:
         if not file.shipped:
             yield from _unreachable(file)
@@ -89,12 +90,13 @@ def _unreachable(file: RuleFile) -> Iterator[str]:
         for earlier in file.rules[:number]:
             if _covers(earlier, rule):
                 line = earlier.where.rpartition(" ")[2]
-                yield f"{rule.where}: the rule changes nothing: that of line {line} matches first."
+                first = f"the rule on line {line} matches first"
+                yield f"{rule.where}: the rule changes nothing: {first}."
                 break
 
 
 def _covers(earlier: Entry, rule: Entry) -> bool:
-    """Whether the earlier rule surely matches whatever the other one does."""
+    """Whether the earlier rule certainly matches everything that the later one matches."""
     if earlier.message is not None and earlier.message != rule.message:
         return False
     pairs = (
@@ -110,7 +112,7 @@ def _covers(earlier: Entry, rule: Entry) -> bool:
 def _includes(wide: Globs, narrow: Globs) -> bool:
     if any("?" in text or "[" in text for text in wide.texts):
         return wide.texts == narrow.texts
-    return all(wide.match(text) for text in narrow.texts)  # its own * stands for any characters
+    return all(wide.match(text) for text in narrow.texts)  # a narrow glob is matched like a name
 
 
 def _texts(globs: Globs | None) -> tuple[str, ...]:
@@ -118,7 +120,7 @@ def _texts(globs: Globs | None) -> tuple[str, ...]:
 
 
 def _installed(package: str) -> bool:
-    from importlib.util import find_spec  # it is slow to import
+    from importlib.util import find_spec  # slow to import
 
     try:
         return package in sys.modules or find_spec(package) is not None
@@ -127,6 +129,6 @@ def _installed(package: str) -> bool:
 
 
 def _is_whole(module: str) -> bool:
-    """Whether a module is imported, and not only begun, as the program's main one is for long."""
+    """Whether a module is imported completely. ``__main__`` never counts as that."""
     spec = getattr(sys.modules.get(module), "__spec__", None)
     return spec is not None and module != "__main__" and not getattr(spec, "_initializing", False)

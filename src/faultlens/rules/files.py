@@ -1,4 +1,4 @@
-"""Reads a file of rules, whole or not at all."""
+"""Reads a file of rules, completely or not at all."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ REASONS = {
     "cancelled": "it was cancelled, aborted or terminated",
     "platform": "the workflow platform itself failed",
 }
-"""What can have gone wrong: the words that a rule and an SDK may give as reason."""
+"""The reasons that rules and SDKs may give, and what each means."""
 
 OWNER_LIMIT = 64
-"""The longest owner, in characters."""
+"""The maximum length of an owner, in characters."""
 
 _KINDS = tuple(kind.value for kind in Kind)
 _CONDITIONS = ("class", "cause", "code", "message")
@@ -45,16 +45,16 @@ _SDK_KEYS = ("modules", "kind")
 
 
 class RulesError(ValueError):
-    """A rules file that cannot be used; the message names the file, the line and what is wrong."""
+    """A rules file cannot be used. The message says where, what is wrong and what was expected."""
 
 
 def read(path: str) -> RuleFile:
-    """The rules of the user's file. Raises RulesError."""
+    """The rules of the user's file. Raises RulesError if it cannot be used."""
     label = f"FAULTLENS_RULES={path}"
     toml = _toml_parser()
     if toml is None:
         raise RulesError(
-            f"{label}: Python 3.10 has no TOML parser; `pip install 'faultlens[rules]'` brings one."
+            f"{label}: Python 3.10 has no TOML parser; `pip install 'faultlens[rules]'` adds one."
         )
     try:
         source = Path(path).read_text(encoding="utf-8")
@@ -77,7 +77,10 @@ def profile(name: str) -> RuleFile:
 
 
 def _plain_rules(source: str) -> list[dict[str, Any]]:
-    """Reads what a profile uses of TOML, strings and lists of them: Python 3.10 has no parser."""
+    """Reads the part of TOML that a profile uses, since Python 3.10 has no parser for it.
+
+    A profile consists of rules whose values are strings or lists of strings.
+    """
     rules: list[dict[str, Any]] = []
     statement = re.compile(r"^(?:\[\[rule\]\]|(\w+) = (\[[^\]]*\]|.*))$", re.MULTILINE)
     for key, value in statement.findall(source):
@@ -90,8 +93,8 @@ def _plain_rules(source: str) -> list[dict[str, Any]]:
 
 
 def near(name: str, known: Iterable[str], likeness: float = 0.6) -> str:
-    """``: did you mean …?``, or nothing. Compares what follows the last dot."""
-    import difflib  # it is slow to import
+    """``: did you mean …?``, or an empty string. Compares the parts after the last dot."""
+    import difflib  # slow to import
 
     by_end = {full.rpartition(".")[2]: full for full in known}
     found = difflib.get_close_matches(name.rpartition(".")[2], by_end, 1, likeness)
@@ -112,7 +115,7 @@ def _toml_parser() -> Any:
 
 
 class _Reader:
-    """Makes rules of what a TOML parser has read, and finds their lines, which it does not tell."""
+    """Makes rules from parsed TOML, and finds their lines, which the parser does not give."""
 
     def __init__(self, source: str, label: str) -> None:
         self.lines = source.splitlines()
@@ -207,7 +210,7 @@ class _Reader:
         return Entry(f"{self.label}, line {line}", Decision(kind), name=full_name(name))
 
     def _line(self, name: str, start: int = 1) -> int:
-        """The line that sets `name`: the first, from `start` on, whose key ends so."""
+        """The first line from `start` on whose key ends with the last part of `name`."""
         key = re.compile(rf"""^[^=#]*(?<!\w){re.escape(name.rpartition(".")[2])}["']?\s*=""")
         numbered = enumerate(self.lines[start - 1 :], start)
         return next((number for number, line in numbered if key.match(line)), start)

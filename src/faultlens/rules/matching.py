@@ -1,9 +1,9 @@
-"""Finds the rule of an exception. All of this runs inside a raise.
+"""Finds the rule for an exception. All of this runs inside a raise.
 
-What depends on a class alone is worked out once for each class and remembered as bits, one for
-each rule of a file: which rules can concern an SDK class (`Candidates`), and which a native class
-(`Link`). An exception of classes that were seen before costs one ``&``. Its code and message are
-looked at only if a rule that is left asks for them.
+Everything that depends on a class alone is computed once per class and kept as bits, one per rule
+of a file: the rules that may apply to an SDK class (`Candidates`), and to a native class (`Link`).
+For an exception of known classes, one ``&`` combines the two. Its code and message are read only if
+one of the remaining rules has a condition on them.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ __all__ = ["Candidates", "Decision", "DeclaredSdk", "Entry", "Link", "RuleFile",
 CLASS_LIMIT = 4096
 """How many classes are remembered."""
 NAME_LIMIT = 256
-"""The longest name of a class that is known by its name only, in characters."""
+"""The maximum length of the name of a class of which only the name is known, in characters."""
 
 
 class Decision(NamedTuple):
-    """What rules say of a failure; the SDK's own word fills the rest."""
+    """What rules say about a failure. The SDK decides the rest."""
 
     kind: Kind | None = None
     reason: str = ""
@@ -52,7 +52,7 @@ class Entry(NamedTuple):
     code: Globs | None = None
     message: re.Pattern[str] | None = None
     name: str = ""
-    """The class of the short form."""
+    """The class, if the rule is in the short form."""
 
     @property
     def by_class_alone(self) -> bool:
@@ -66,42 +66,42 @@ class Entry(NamedTuple):
 
 
 class DeclaredSdk(NamedTuple):
-    """An SDK that needs no adapter: a table ``[sdk.name]``."""
+    """An SDK without an adapter, declared by a table ``[sdk.name]``."""
 
     where: str
     """The variable, the file and the line."""
     name: str
     modules: tuple[str, ...]
-    """Those that declare its exceptions."""
+    """The modules that declare its exceptions."""
     kind: Kind
-    """Of each failure that no rule decides."""
+    """The kind of each failure that no rule decides."""
 
 
 class _Of(NamedTuple):
-    """What a file's rules say of one class in a chain of causes."""
+    """The rules of one file that apply to one class in a chain of causes."""
 
     bits: int
-    """The rules whose `cause` it matches."""
+    """The rules whose `cause` the class matches."""
     nearest: Entry | None
-    """The rule in the short form for it, or for its nearest base that has one."""
+    """The rule in the short form for the class, or for its nearest base that has one."""
 
 
 class Link(NamedTuple):
     """One class in a chain of causes."""
 
     names: tuple[str, ...]
-    """Its own and its bases', the nearest first; without the bases where they are not known."""
+    """The class's name, then those of its bases, nearest first, as far as they are known."""
     files: tuple[_Of, ...]
-    """For each file of rules."""
+    """One entry for each file of rules."""
 
 
 class RuleFile:
     """The rules of one file.
 
-    rules: in their order.
-    short: those in the short form, by the full name of the class.
-    shipped: whether it is a profile.
-    sdks: those that the file declares.
+    rules: the ``[[rule]]`` tables, in the file's order.
+    short: the rules in the short form, by the full name of the class.
+    shipped: whether the file is a profile.
+    sdks: the SDKs that the file declares.
     """
 
     def __init__(
@@ -126,30 +126,30 @@ class RuleFile:
         return next((self.short[name] for name in names if name in self.short), None)
 
     def of(self, names: tuple[str, ...]) -> _Of:
-        """What it says of a class in a chain of causes."""
+        """The rules that apply to a class in a chain of causes."""
         bits = sum(
             1 << number
             for number, rule in enumerate(self.rules)
             if rule.causes is not None and rule.causes.match(*names)
         )
-        # The short form is for native classes here: one of an SDK's decides as the failure's own.
+        # Only native classes: a short rule for an SDK class applies to the raised exception itself.
         return _Of(bits, None if any(map(_of_an_sdk, names)) else self.nearest(names))
 
 
 class _Part(NamedTuple):
-    """The rules of one file that can concern an SDK class."""
+    """The rules of one file that may apply to an SDK class."""
 
     number: int
-    """The file's, in `Rules.files`."""
+    """The file's index in `Rules.files`."""
     file: RuleFile
     bits: int
     """The rules that may match, up to the first that always does."""
     last: Entry | None
-    """What matches if nothing before it does."""
+    """The rule that applies if no other matches."""
 
     @property
     def settled(self) -> bool:
-        """Whether it is the same rule for each exception of the class."""
+        """Whether the same rule applies to each exception of the class."""
         return self.last is not None and not self.last.name and self.bits & (self.bits - 1) == 0
 
     def find(
@@ -179,24 +179,24 @@ class _Part(NamedTuple):
                 yield rule
         if self.last is None or self.last.name:
             for name, rule in self.file.short.items():
-                if not _of_an_sdk(name):  # an SDK's own class causes no failure
+                if not _of_an_sdk(name):  # an SDK's class is not looked up as a cause
                     yield rule
             if self.last is not None:
                 yield self.last
 
 
 class Candidates(NamedTuple):
-    """The rules that can concern the exceptions of one SDK class."""
+    """The rules that may apply to the exceptions of one SDK class."""
 
     parts: tuple[_Part, ...]
 
     def decide(
         self, links: Sequence[Link], code: str | None, texts: Callable[[], Sequence[str]]
     ) -> Decision:
-        """What the rules say of one exception.
+        """What the rules say about one exception.
 
-        links: the native class and those that caused it.
-        texts: makes the messages; called only if a rule asks for them.
+        links: the native class and the classes of its causes.
+        texts: returns the messages; called only if a rule has a condition on them.
         """
         decision = _NOTHING
         for rule in self.matching(links, code, texts):
@@ -206,7 +206,7 @@ class Candidates(NamedTuple):
     def matching(
         self, links: Sequence[Link], code: str | None, texts: Callable[[], Sequence[str]]
     ) -> Iterator[Entry]:
-        """The rule that decides, of each file."""
+        """The rule that decides in each file, if one does."""
         for part in self.parts:
             rule = part.find(links, code, texts)
             if rule is not None:
@@ -221,7 +221,7 @@ class Candidates(NamedTuple):
     def kinds(self, own: Sequence[Kind]) -> tuple[Kind, ...]:
         """Every kind that an exception of the class can get.
 
-        own: those that it can get without rules.
+        own: the kinds that it can get without rules.
         """
         found: set[Kind | None] = set()
         for part in self.parts:
@@ -235,7 +235,7 @@ class Candidates(NamedTuple):
 
 
 class Rules:
-    """The rules in force: of the user's file, then of the profile."""
+    """The rules in force: the user's file first, then the profile."""
 
     def __init__(self, files: Sequence[RuleFile] = ()) -> None:
         self.files = tuple(files)
@@ -248,9 +248,9 @@ class Rules:
         return tuple(sdk for file in self.files for sdk in file.sdks)
 
     def for_class(self, names: tuple[str, ...]) -> Candidates | None:
-        """What can concern an SDK class; None if no rule does.
+        """The rules that may apply to an SDK class; None if there are none.
 
-        names: the class's own and its bases', the nearest first.
+        names: the class's name, then those of its bases, nearest first.
         """
         parts = []
         for number, file in enumerate(self.files):
@@ -266,17 +266,17 @@ class Rules:
         return Candidates(tuple(parts)) if parts else None
 
     def link(self, cls: type) -> Link:
-        """What the rules say of a class in a chain of causes."""
+        """The rules that apply to a class in a chain of causes."""
         known = self._links.get(id(cls))
         if known is None or known[0]() is not cls:
             known = weakref.ref(cls), self._link(tuple(map(guard.class_name, guard.mro(cls))))
             if len(self._links) >= CLASS_LIMIT:
                 self._links = {}
-            self._links[id(cls)] = known  # by id: a metaclass of the user's may break hashing
+            self._links[id(cls)] = known  # by id: a user's metaclass may break hashing
         return known[1]
 
     def named(self, name: str) -> Link:
-        """The same for a class of which only the name is known, as a carrier's is."""
+        """As `link`, for a class of which only the name is known, as with a carrier."""
         name = name[:NAME_LIMIT]
         cls = loaded_class(name)
         if cls is not None:
