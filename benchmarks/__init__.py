@@ -1,4 +1,4 @@
-"""Figures, printed: ``make bench``. Nothing here counts in the user's own store."""
+"""Benchmarks that print their results: ``make bench``. They never count in the user's store."""
 
 from tests.isolation import isolate
 

@@ -1,9 +1,9 @@
-"""What the boards and rules cost Prometheus: ``python -m benchmarks.boards``.
+"""Measures what the boards and rules cost Prometheus: ``python -m benchmarks.boards``.
 
-It needs prometheus and promtool, and some minutes. There are 17,400 series: 300 workers, each with
-58 classes, of which some fail. Each query is asked for an hour, as Grafana would ask it, and
-compared with a bare increase() over the same hour. Then the rules are evaluated, as Prometheus does
-each minute.
+It needs prometheus and promtool, and takes some minutes. There are 17,400 series: 300 workers, each
+with 58 classes, some of which fail. Each query is run over an hour, as Grafana would run it, and
+compared with a plain increase() over the same hour. Then each rule is evaluated, as Prometheus does
+every minute.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def failing() -> History:
 
 
 def measure(server: Prometheus, view: View) -> None:
-    """Print what each query takes, and how many times a bare increase()."""
+    """Print how long each query takes, in seconds and as a multiple of a plain increase()."""
     step = max(60, view.step(60))
     instant = seconds(server, INCREASE.format("1h"), view, None)
     steps = seconds(server, INCREASE.format("1m"), view, step)
@@ -69,9 +69,9 @@ def measure(server: Prometheus, view: View) -> None:
 
 
 def seconds(server: Prometheus, expression: str, view: View, step: int | None) -> float:
-    """How long Prometheus says that it evaluates an expression, once or at each step.
+    """How long Prometheus reports for evaluating an expression, once or at each step.
 
-    The shortest of some times.
+    The shortest time of `TIMES` runs.
     """
     if step is None:
         what, times = "query", {"time": view.end}

@@ -1,10 +1,10 @@
-"""What faultlens costs, as ratios: ``python -m benchmarks.run``, or ``make bench``.
+"""Measures what faultlens costs, as ratios: ``python -m benchmarks.run``, or ``make bench``.
 
-Each table compares ways of doing one thing. They take turns in one run, so that a busy machine
-slows all of them alike. A figure is the median over the rounds, in processor time of the thread
-unless it says otherwise. Absolute times are of this machine; the ratios carry over.
+Each table compares several ways to do one thing. They take turns in one run, so a busy machine
+slows all of them equally. Each figure is the median over the rounds, in processor time of the
+thread unless stated otherwise. Absolute times depend on the machine; the ratios are portable.
 
-``--quick`` makes few rounds. ``--only NAME`` prints one table.
+``--quick`` makes fewer rounds. ``--only NAME`` prints one table.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.quick:
         ROUNDS = 5
-    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # every start-up would compile everything
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # or every start-up would compile everything
     os.environ.update(FAULTLENS="0", OTEL_EXPORTER_PROMETHEUS_PORT="0", FAULTLENS_WORKER="bench")
     print(f"Python {platform.python_version()}, {os.cpu_count()} cores, median of {ROUNDS} rounds")
     with tempfile.TemporaryDirectory() as folder:
@@ -55,18 +55,18 @@ def main() -> None:
                 table()
 
 
-# The measuring.
+# How to measure.
 
 
 def compare(title: str, ways: Mapping[str, tuple[Setup, Act]], times: int = 300) -> None:
-    """Print the microseconds of each way, and its ratio to the first."""
+    """Print how many microseconds each way takes, and its ratio to the first."""
     print(f"{title:52}{'µs':>9}   ratio")
     taken: dict[str, list[float]] = {name: [] for name in ways}
     for number in range(ROUNDS):
         for name in list(ways)[:: 1 if number % 2 else -1]:
             setup, act = ways[name]
             with setup():
-                for _ in range(50):  # what is done once, on the first call
+                for _ in range(50):  # warm up
                     act()
                 start = time.thread_time_ns()
                 for _ in range(times):
@@ -89,7 +89,7 @@ def off() -> Iterator[None]:
 
 
 def on(**environment: str) -> Setup:
-    """faultlens, with these variables."""
+    """Enables faultlens, with these environment variables."""
 
     @contextlib.contextmanager
     def setup() -> Iterator[None]:
@@ -131,7 +131,7 @@ def recording_span(setup: Setup) -> Setup:
 
 
 def failing() -> Act:
-    """What raises a Flyte exception and catches it."""
+    """Returns a function that raises a Flyte exception and catches it."""
     from flyte.errors import RuntimeUserError
 
     def fail() -> None:
@@ -172,9 +172,10 @@ def failures() -> None:
 
 
 def two_counters(shared: bool = False) -> tuple[Any, Any]:
-    """The counters that a program would write itself.
+    """The counters that a program would define itself.
 
-    shared: in prometheus_client's multiprocess mode, which a counter chooses with its labels.
+    shared: whether to use prometheus_client's multiprocess mode. A counter chooses its mode when
+        its labels are first used.
     """
     from prometheus_client import Counter, values
 
@@ -190,7 +191,7 @@ def two_counters(shared: bool = False) -> tuple[Any, Any]:
 
 
 def rules() -> None:
-    """Rules by cause and message, none of which matches: the longest way."""
+    """Rules by cause and message. None of them matches, which is the slowest case."""
     from flyte.errors import RuntimeUserError
 
     def fail() -> None:
@@ -350,7 +351,7 @@ def layers() -> None:
 
 
 def peers() -> None:
-    """Each in a process of its own: they change the interpreter."""
+    """Each peer runs in its own process, since it changes the interpreter."""
     programs = {
         "without anything": "",
         "faultlens": "import faultlens; faultlens.enable()",
@@ -366,7 +367,7 @@ def peers() -> None:
             import ddtrace.auto
         """,
     }
-    print(f"{'peers, each in a process of its own':52}{'µs':>9}   ratio")
+    print(f"{'peers, each in its own process':52}{'µs':>9}   ratio")
     taken: dict[str, list[float]] = {name: [] for name in programs}
     for number in range(min(ROUNDS, 5)):
         for name in list(programs)[:: 1 if number % 2 else -1]:
@@ -382,7 +383,7 @@ def peers() -> None:
         if found and len(found) == len(taken["without anything"]):
             print(f"  {name:50}{median(found):9.2f}   {ratio(taken['without anything'], found)}")
         else:
-            print(f"  {name:50}   not installed, or it does not run here")
+            print(f"  {name:50}   not installed, or does not run here")
 
 
 _PEER = """
@@ -407,7 +408,7 @@ print((time.thread_time_ns() - start) / 500 / 1e3)
 
 
 def many_processes() -> None:
-    """How long one failure takes while others fail too, in wall time."""
+    """How long one failure takes while other processes fail too, in wall time."""
     print(f"{'one failure, microseconds of wall time':40}{'p50':>10}{'p99':>10}{'max':>10}")
     for name, environment in (
         ("without", {"FAULTLENS": "0"}),
@@ -463,7 +464,7 @@ print(json.dumps(times))
 
 
 def scrapes() -> None:
-    """Reading the store, with its processes dead."""
+    """How long it takes to read a store whose processes are dead."""
     from faultlens import settings
     from faultlens.exposition import sheets
     from faultlens.exposition.ledgers import Ledgers
@@ -505,7 +506,7 @@ def _page(reading: Any) -> bytes:
 
 
 def memory_of_failures() -> None:
-    """How much larger a process is after 10 000 failures of one kind."""
+    """How much memory a process gains by 10 000 equal failures."""
     from flyte.errors import RuntimeUserError
 
     def grown() -> int:

@@ -1,9 +1,9 @@
-"""What switching raise detection on and off costs: ``python benchmarks/switching.py``.
+"""Measures what it costs to switch raise detection on and off: ``python benchmarks/switching.py``.
 
-One column for each Python 3.12 and later that is found (on the PATH and in .venv), microseconds for
-each exception more than without faultlens. The hook is measured alone: it needs no SDK and no
-package, so any interpreter will do. ``--limits 1,16,100`` shows what other values of
-`faultlens.hook.monitoring.FOREIGN_LIMIT` would cost on the Python that runs this.
+Prints one column for each Python 3.12 and later that is found on the PATH and in .venv: how many
+microseconds more than without faultlens each exception takes. Only the hook is measured. It needs
+no SDK and no other package, so any interpreter will do. ``--limits 1,16,100`` shows what other
+values of `faultlens.hook.monitoring.FOREIGN_LIMIT` would cost on the Python that runs this.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ FUNCTIONS, LINES = 30, 60
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--limits", help="values of FOREIGN_LIMIT, with commas between")
+    parser.add_argument("--limits", help="comma-separated values of FOREIGN_LIMIT")
     parser.add_argument("--measure", type=int, metavar="LIMIT", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.measure is not None:
@@ -43,7 +43,7 @@ def main() -> None:
         }
     else:
         columns = {version: ask(path) for version, path in pythons().items()}
-    print("an exception, microseconds more than without faultlens")
+    print("extra microseconds per exception, compared with no faultlens")
     print(f"{'':44}" + "".join(f"{name:>12}" for name in columns))
     for row in next(iter(columns.values())):
         print(f"{row:44}" + "".join(f"{column[row]:12.1f}" for column in columns.values()))
@@ -74,7 +74,7 @@ def ask(python: str, limit: int = 0) -> dict[str, float]:
 
 
 def measure(limit: int) -> dict[str, float]:
-    """For each situation: microseconds with the hook less those without, in turns."""
+    """Measure each situation with and without the hook, in turns; returns the differences in µs."""
     sys.path.insert(0, str(ROOT / "src"))
     from faultlens.hook import Hook, monitoring
 

@@ -1,17 +1,18 @@
-"""The thread of our own, for everything that may wait.
+"""The background thread: everything that may wait happens in it.
 
-It serves /metrics or stands by to do so, keeps the ledgers in order, sends spans and counters, and
-writes log lines. Nothing inside a raise may wait, so whatever must wait is a `Job` here.
+It serves /metrics or stands by to do so, maintains the ledgers, sends spans and counters, and
+writes log lines. Nothing may wait inside a raise, so everything that must wait is a `Job` here.
 
-The thread is not one of `threading`: a program that joins all threads, or waits until only one is
-left, ends as it does without faultlens. It blocks signals, which then still interrupt what the
-program's own threads wait for. It does not run in sub-interpreters, which could not end then. A
-forked child starts its own at its first failure. One that C code forked starts none if the parent
-had one: its interpreter's lock may still count that as waiting, and a second thread would hang. So
-uWSGI's master, whose workers C code forks, starts none.
+`threading` does not know the thread, so a program that joins all threads, or waits until only one
+is left, ends as it does without faultlens. The thread blocks signals, so they interrupt the
+program's own threads as before. It does not run in sub-interpreters, since those could not end
+then. A forked child starts its own thread at its first failure. If C code forked the child and the
+parent had the thread, the child starts none: its interpreter lock may still count the parent's
+thread as waiting, and a new thread would hang. So uWSGI's master, whose C code forks the workers,
+starts none.
 
-A job that can hang, in a collector's socket for instance, holds up the other jobs of its thread:
-give it a `Background` of its own.
+A job that can hang, e.g. in a collector's socket, delays the other jobs of its thread: give it its
+own `Background`.
 """
 
 from __future__ import annotations
@@ -32,38 +33,38 @@ __all__ = ["Background", "Job", "no_fork"]
 _log = logging.getLogger("faultlens")
 
 _PATIENCE = 5.0
-"""Seconds that `Background.remove` waits for a job."""
+"""How many seconds `Background.remove` waits for a job."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 no_fork = natives.RLock()
-"""Held by a job while it imports or makes what a fork in the middle would leave unusable."""
+"""Held by a job while it imports or creates something that a fork would leave half-made."""
 _FORK_SECONDS = 5.0
-"""How long a fork waits for that at most."""
+"""How many seconds a fork waits for `no_fork` at most."""
 
 
 class Job:
-    """Something to do in the background. What it raises is logged at level DEBUG."""
+    """Something to do in the background. Exceptions that it raises are logged at level DEBUG."""
 
     interval = 1.0
     """Seconds between two runs."""
 
     def run(self) -> None:
-        """Called at the start, and then at each interval."""
+        """Called at the start, then once per interval."""
 
     def sockets(self) -> Mapping[int, int]:
         """The descriptors to wait for, each with its events. Called before each wait."""
         return {}
 
     def ready(self, events: Mapping[int, int]) -> None:
-        """Called when some of these descriptors have events; one that was closed has, too.
+        """Called when some of these descriptors have events. A closed descriptor has one too.
 
-        Must deal with all of them: those that stay as they are have the same events again at once.
+        Must handle all events: the next wait returns at once with those that it leaves.
         """
 
     def end(self) -> None:
-        """Called once, at the end."""
+        """Called once, when the thread ends."""
         self.run()
 
 
@@ -77,21 +78,21 @@ class Background:
         """Whether to start in the workers of this process, uWSGI's master."""
 
     def add(self, job: Job) -> None:
-        """Run a job, from the next second on at the latest."""
+        """Run a job, beginning within a second."""
         self._jobs.append(job)
 
     def remove(self, job: Job) -> None:
-        """Run a job no longer; it is not called again, not even at the end.
+        """Stop running a job. It is not called again, not even when the thread ends.
 
-        Waits until its sockets are not waited for: closed meanwhile, they would stay open. Does not
-        wait for a job that hangs.
+        Waits until the thread no longer waits for the job's sockets: one that is closed before that
+        would stay open. Gives up after a few seconds if a job hangs.
         """
         self._jobs.remove(job)
         if self._thread is not None and self._thread.process == os.getpid():
             self._thread.let_go()
 
     def start(self) -> bool:
-        """Start the thread, unless it runs; returns False where none can be started."""
+        """Start the thread unless it is running; returns False if none can be started here."""
         if self._thread is not None and self._thread.process == os.getpid():
             return True
         if sys.is_finalizing() or not interpreter.is_main():
@@ -102,13 +103,13 @@ class Background:
         thread = _Thread(self._jobs)
         try:
             natives.start_new_thread(thread.run, ())
-        except RuntimeError:  # the system has no more threads, or the interpreter is at its end
+        except RuntimeError:  # the system has no more threads, or the interpreter is shutting down
             return False
         self._thread = thread
         return True
 
     def resume(self) -> None:
-        """In a forked child, start the thread if the parent had one or its workers are to have one.
+        """In a forked child, start the thread if the parent had one or wants one in its workers.
 
         Never waits, so it may be called inside a raise.
         """
@@ -122,7 +123,7 @@ class Background:
     def stop(self, patience: float) -> bool:
         """End all jobs and the thread; returns False if that takes more than `patience` seconds.
 
-        A job that hangs goes on hanging, and ends with the process.
+        A job that hangs keeps hanging until the process ends.
         """
         thread, self._thread = self._thread, None
         if thread is None or thread.process != os.getpid():
@@ -131,7 +132,7 @@ class Background:
 
 
 class _Thread:
-    """One life of the thread."""
+    """One run of the thread, from start to stop."""
 
     def __init__(self, jobs: list[Job]) -> None:
         self.process = os.getpid()
@@ -139,7 +140,7 @@ class _Thread:
         self._bell = _Bell()
         self._due: dict[Job, float] = {}
         self._failed: set[Job] = set()
-        """Jobs whose sockets have to wait until their next run: they would fail again at once."""
+        """Jobs whose sockets are ignored until their next run: they would fail again at once."""
         self._ident = 0
         self._stopping = False
         self._turns = 0
@@ -155,7 +156,7 @@ class _Thread:
         return ended
 
     def let_go(self) -> None:
-        """Wait until nothing is done that was begun before."""
+        """Wait until the current turn of the thread is over."""
         turns, end = self._turns, monotonic() + _PATIENCE
         if self._ident != natives.get_ident():
             self._bell.ring()
@@ -169,7 +170,7 @@ class _Thread:
             while not self._stopping:
                 try:
                     self._turn((self._bell, *self._jobs))
-                except BaseException:  # poll() fails where the program may open no files any more
+                except BaseException:  # poll() fails if RLIMIT_NOFILE was lowered
                     _debug("the thread of faultlens failed")
                     natives.sleep(1)  # rather than spin
                 finally:
@@ -180,7 +181,7 @@ class _Thread:
             self._ended.release()
 
     def _turn(self, jobs: tuple[Job, ...]) -> None:
-        """Run what is due, then wait for sockets until something is due again."""
+        """Run the jobs that are due, then wait for sockets until the next job is due."""
         for job in jobs:
             if self._due.get(job, 0) <= monotonic():
                 self._failed.discard(job)
@@ -212,7 +213,7 @@ class _Thread:
 
 
 class _Bell(Job):
-    """Wakes the thread before the end. Not for a raise: that could write to a stranger's file."""
+    """Wakes the thread. Not to be rung in a raise: the descriptor may be the program's by then."""
 
     def __init__(self) -> None:
         self._ends: tuple[Socket, ...] = ()
@@ -221,7 +222,7 @@ class _Bell(Job):
         for end in self._ends[1:]:
             try:
                 end.send(b"\0")
-            except OSError:  # the program has closed it: the thread wakes within a second
+            except OSError:  # the program closed the socket; the thread wakes within a second
                 pass
 
     def run(self) -> None:
@@ -233,7 +234,7 @@ class _Bell(Job):
         return {end.fileno(): POLLIN for end in self._ends[:1]}
 
     def ready(self, events: Mapping[int, int]) -> None:
-        self.end()  # it has rung, or the program has closed it
+        self.end()  # it was rung, or the program closed it
         self.run()
 
     def end(self) -> None:
@@ -243,7 +244,7 @@ class _Bell(Job):
 
 
 def _block_signals() -> None:
-    """A program that blocks a signal, to wait for it, blocks it in its own threads only."""
+    """Block signals here. A program that waits for a signal blocks it only in its own threads."""
     if hasattr(signal, "pthread_sigmask"):
         faults = {signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSEGV}
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals() - faults)
@@ -252,19 +253,21 @@ def _block_signals() -> None:
 def _debug(what: str) -> None:
     try:
         _log.debug(what, exc_info=True)
-    except BaseException:  # by a handler of the program's
+    except BaseException:  # one of the program's logging handlers failed
         pass
 
 
 def _leave_threading() -> None:
-    """Code that asks for the current thread, as logging does, enters this one in `threading`."""
+    """Remove this thread from `threading`; code that asks for the current thread, as logging does,
+    adds it.
+    """
     threading = sys.modules.get("threading")
     if threading is not None:
         threading._active.pop(threading.get_ident(), None)
 
 
 _forking: dict[int, bool] = {}
-"""Whether the thread that forks got `no_fork`, by its identifier."""
+"""Whether a forking thread acquired `no_fork`, by the thread's identifier."""
 
 
 def _before_fork() -> None:

@@ -11,37 +11,37 @@ __all__ = ["CANCELLED", "OK", "Failure", "Kind", "Role"]
 
 OK = "ok"
 CANCELLED = "cancelled"
-"""The outcomes of an attempt that no failure ended; the others are kinds, and ``propagated``."""
+"""The outcomes of attempts that did not fail. The other outcomes are kinds, and ``propagated``."""
 
 
 class Kind(str, Enum):
     """Whose fault a failure is, and so who has to act."""
 
     USER = "user"
-    """The code, input or credentials of whoever wrote or called the workflow."""
+    """The fault of those who wrote or called the workflow: their code, input or credentials."""
     SYSTEM = "system"
-    """The platform: the one kind that pages the platform team."""
+    """The fault of the platform: the only kind that pages the platform team."""
     UNKNOWN = "unknown"
-    """It cannot be determined from what is seen; a rule in ``FAULTLENS_RULES`` can decide."""
+    """It cannot be determined; a rule in ``FAULTLENS_RULES`` can decide."""
 
 
 class Role(str, Enum):
-    """What a raised SDK exception is to the failure behind it."""
+    """How a raised SDK exception relates to the failure behind it."""
 
     ORIGIN = "origin"
-    """The first SDK exception that shows a failure: it counts."""
+    """The first SDK exception that shows a failure. Only this one is counted as a failure."""
     PROPAGATED = "propagated"
-    """A copy that an SDK rebuilt from a failure counted where it was raised."""
+    """A copy that an SDK rebuilt from a failure, which was counted where it was raised."""
     WRAPPED = "wrapped"
-    """Raised because of another SDK exception, which counted."""
+    """Raised because of another SDK exception, which was counted."""
     REPLAYED = "replayed"
     """The same failure again, raised from a workflow's history."""
     CONTROL_FLOW = "control_flow"
-    """Raised and swallowed by the SDK while nothing went wrong."""
+    """Raised and swallowed by the SDK although nothing went wrong."""
     CONFIGURED = "configured"
-    """Left out by the user's configuration."""
+    """Excluded by the user's configuration."""
     PEER = "peer"
-    """Another rank of the same clustered attempt has counted."""
+    """Another rank of the same clustered attempt has counted the failure."""
 
 
 class Failure(NamedTuple):
@@ -50,25 +50,25 @@ class Failure(NamedTuple):
     sdk: str
     """The SDK's import name: ``flyte`` or ``durable_workflow``."""
     type: str
-    """Full dotted name of the exception's class, ``flyte.errors.OOMError``."""
+    """The full dotted name of the exception's class, e.g. ``flyte.errors.OOMError``."""
     kind: Kind
     worker: str
-    """Who ran the failing code: a stable name, never an id made for one run."""
+    """Who ran the failing code: a stable name, never an id of a single run."""
     role: Role = Role.ORIGIN
     why: str = ""
     """The reason for the role in words, for the debug log."""
     carries: str | None = None
-    """The class of the exception behind a carrier; None if it is not known."""
+    """The class of the exception that a carrier carries; None if it is not known."""
     code: str | None = None
-    """The SDK's or the user's short error code as text, if the exception has one."""
+    """The SDK's or the user's short error code, if the exception has one."""
     context: Mapping[str, str] = MappingProxyType({})
     """Where it happened, as span event attributes: run, action, workflow, task queue, ...
 
-    Empty unless a span or a log records it.
+    Empty unless a span or a log record needs it.
     """
     task: str = ""
-    """The task, activity or workflow that was running, by a stable name; empty outside of one."""
+    """The stable name of the task, activity or workflow that was running; empty if none was."""
     reason: str = ""
-    """What went wrong: a word of `faultlens.rules.REASONS`, or empty."""
+    """What went wrong: one of `faultlens.rules.REASONS`, or empty."""
     owner: str = ""
-    """Who has to act, as a rule names them, or empty."""
+    """Who has to act, from a rule; may be empty."""

@@ -1,4 +1,4 @@
-"""Looks at other people's objects without running their code: it may wait, raise or lie."""
+"""Reads objects of the host without running the host's code, which may wait, raise or lie."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ __all__ = [
 ]
 
 mro = type.__dict__["__mro__"].__get__
-"""A class's bases, past a metaclass of the user's that overrides ``__mro__``."""
+"""A class and its bases; ignores a user's metaclass that overrides ``__mro__``."""
 
 traceback_of = BaseException.__dict__["__traceback__"].__get__
-"""An exception's traceback, past a ``__getattribute__`` of the user's."""
+"""An exception's traceback; ignores a user's ``__getattribute__``."""
 
 cause_of = BaseException.__dict__["__cause__"].__get__
-"""What an exception was raised from, past a ``__getattribute__`` of the user's."""
+"""An exception's ``__cause__``; ignores a user's ``__getattribute__``."""
 
 short_name = type.__dict__["__name__"].__get__
-"""A class's own name, past a metaclass of the user's."""
+"""A class's ``__name__``; ignores a user's metaclass."""
 
 _vars_of = type.__dict__["__dict__"].__get__
 _dict_of_exception = BaseException.__dict__["__dict__"].__get__
@@ -41,21 +41,21 @@ _module_of = type.__dict__["__module__"].__get__
 _qualname_of = type.__dict__["__qualname__"].__get__
 
 _MISSING = object()
-_get = dict.get  # past a method of the user's
+_get = dict.get  # ignores the overridden method of a user's subclass
 _SCALARS = frozenset({int, float, bool, type(None), bytes, complex})
 _PLAIN = _SCALARS | {str, tuple}
 _STORED = frozenset({MemberDescriptorType, GetSetDescriptorType})
 _DEPTH = 3
-"""How deep collections are shown."""
+"""How many levels of nested collections are shown."""
 _ITEMS = 8
 """How many items of a collection are shown."""
 
 
 def attribute(obj: object, name: str) -> Any:
-    """The attribute as it is stored; None if there is none. Runs no code.
+    """The stored attribute of an object; None if there is none. Runs none of the host's code.
 
-    Found in the object's dictionary, in a slot, or, as plain data, on its class. A property or a
-    ``__getattr__`` is not asked: it could wait, raise, or change something.
+    Reads the object's dictionary, its slots, and plain data on its class. Never calls a property or
+    ``__getattr__``: it could wait, raise, or change something.
     """
     kind = type(obj)
     try:
@@ -77,19 +77,20 @@ def attribute(obj: object, name: str) -> Any:
 
 
 def text(value: object, limit: int) -> str | None:
-    """`value` as text of at most `limit` characters, cut with an ellipsis. Runs no code.
+    """`value` as text of at most `limit` characters, cut with an ellipsis.
 
-    None if that would need code: `value` is no text, number, enum member or collection of those.
+    Runs none of the host's code, so the result is None unless `value` is a string, a number, an
+    enum member, an exception, or a list or tuple.
     """
     result = _plain_text(value, limit, _DEPTH)
     return None if result is None else _cut(result, limit)
 
 
 def message(exc: BaseException, limit: int) -> str:
-    """What ``str(exc)`` says, of at most `limit` characters. Runs no code of the host's.
+    """The text of ``str(exc)``, of at most `limit` characters. Runs none of the host's code.
 
-    Where a class has a ``__str__`` of its own, the message is made from ``args`` as BaseException
-    does it. An argument that only code could show is its class's name.
+    If a class has its own ``__str__``, the message is made from ``args``, as BaseException does. An
+    argument that cannot be shown without the host's code is replaced by the name of its class.
     """
     kind, args = type(exc), _args_of(exc)
     if issubclass(kind, OSError) and len(args) > 1:
@@ -106,7 +107,7 @@ def message(exc: BaseException, limit: int) -> str:
 
 
 def _shown(value: object, limit: int, quoted: bool = False) -> str:
-    """`value` as text, or at least what it is."""
+    """`value` as text, or the name of its class."""
     result = _plain_text(value, limit, _DEPTH, quoted)
     return f"<{class_name(type(value))}>" if result is None else result
 
@@ -145,12 +146,12 @@ def _cut(result: str, limit: int) -> str:
 
 
 def _encodable(result: str) -> str:
-    # A lone surrogate cannot be encoded: neither the scrape nor the span export would survive it.
+    # Lone surrogates cannot be encoded: they would break the scrape and the span export.
     return result if result.isascii() else result.encode("utf-8", "replace").decode("utf-8")
 
 
 def _namespace(obj: object) -> dict[str, Any]:
-    """The dictionary of an object that is no exception, past a property of that name."""
+    """The ``__dict__`` of an object other than an exception; ignores a property of that name."""
     kind = type(obj)
     for base in mro(kind):
         found = _vars_of(base).get("__dict__")
@@ -163,20 +164,20 @@ def _namespace(obj: object) -> dict[str, Any]:
 
 
 def class_name(cls: type) -> str:
-    """The class's full dotted name, past any metaclass that overrides ``__module__``."""
+    """The class's full dotted name; ignores a metaclass that overrides ``__module__``."""
     name = str.__str__(_qualname_of(cls))
     try:
         module = _module_of(cls)
     except AttributeError:  # a class body deleted __module__
         return _encodable(name)
-    # A class body may set it to anything.
+    # A class body may set __module__ to anything.
     return _encodable(f"{str.__str__(module)}.{name}" if issubclass(type(module), str) else name)
 
 
 def causes(exc: BaseException, limit: int) -> Iterator[BaseException]:
-    """What an exception was raised from, and that from, ...: `limit` at most, they may form a ring.
+    """The chain of ``__cause__`` of an exception; at most `limit`, since it may be a cycle.
 
-    ``__cause__`` only: ``__context__`` is what was being handled, which need not be the reason.
+    ``__context__`` is ignored: the exception that was being handled need not be the reason.
     """
     cause = cause_of(exc)
     while cause is not None and limit > 0:
@@ -186,24 +187,25 @@ def causes(exc: BaseException, limit: int) -> Iterator[BaseException]:
 
 
 def was_raised(exc: BaseException) -> bool:
-    """Whether it has the traceback of a raise in this process."""
+    """Whether an exception has a traceback from a raise in this process."""
     entry = traceback_of(exc)
     return entry is not None and not _is_copied(entry.tb_frame)
 
 
 def _is_copied(frame: FrameType) -> bool:
-    """Whether tblib, which dask uses, made this frame from one of another process.
+    """Whether tblib, which dask uses, made this frame from a frame of another process.
 
-    It puts a traceback of such frames on an exception that it unpickles. A raise here comes first.
+    tblib puts a traceback of such frames on an exception that it unpickles. If the exception is
+    raised here too, its traceback begins with a frame of this process.
     """
     return frame.f_code.co_names == ("__traceback_maker",)
 
 
 def frames(exc: BaseException, frame: FrameType | None, limit: int) -> Iterator[FrameType]:
-    """The frames of a raise, the raising one first, `limit` at most.
+    """The frames of a raise, the raising one first, at most `limit`.
 
-    frame: the raising frame; where that is gone the traceback stands in, which ends where the
-        exception was caught.
+    frame: the raising frame. If it is None, the frames come from the traceback, which goes up only
+        to the frame that caught the exception.
     """
     if frame is None:
         entry = traceback_of(exc)
@@ -221,9 +223,9 @@ def frames(exc: BaseException, frame: FrameType | None, limit: int) -> Iterator[
 
 
 def of_a_signal(error: BaseException) -> bool:
-    """Whether a signal handler of the host's raised this, in the middle of something else.
+    """Whether one of the host's signal handlers raised this while our code was running.
 
-    It is the host's then, and meant for it: a time-out, a SIGTERM that exits, Ctrl-C.
+    The host must get such an exception: a time-out, a SIGTERM that exits, Ctrl-C.
     """
     if isinstance(error, KeyboardInterrupt):
         return True
@@ -241,5 +243,5 @@ def of_a_signal(error: BaseException) -> bool:
 
 
 def _code_of(handler: Callable[..., object]) -> object:
-    """The code of a function, a method or a callable object; None if it is not Python."""
+    """The code object of a function, method or callable object; None if it is not Python code."""
     return getattr(handler, "__code__", None) or getattr(type(handler).__call__, "__code__", None)

@@ -1,4 +1,4 @@
-"""Remembers things about objects without touching them."""
+"""A map from objects, by identity, that does not touch the objects."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ class _Reference(weakref.ref[object]):
 
 
 class IdentityMap(Generic[V]):
-    """Values by an object's identity.
+    """A map from objects, by identity, to values.
 
-    Keeps no object alive (but see `keep`), calls none of its code (it may be unhashable, or equal
-    to others), and leaves no mark on it: marks travel through pickle. An id is sound only beside a
-    reference that tells whether the object behind it is still the same.
+    It keeps no object alive (but see `keep`) and calls none of its code, since it may be unhashable
+    or equal to others. It leaves no mark on it, since marks would travel through pickle. An id is
+    reused after its object dies, so a reference beside it tells whether the object is the same.
 
-    Changed by single, atomic operations only: objects die at any time, in any thread.
+    Changed only by single, atomic operations: objects die at any time, in any thread.
     """
 
     def __init__(self) -> None:
@@ -38,8 +38,8 @@ class IdentityMap(Generic[V]):
     def set(self, obj: object, value: V) -> None:
         """Remember `value` until the object dies.
 
-        Nothing is remembered of an object that takes no weak reference, as an instance of a
-        built-in exception class: it could not be told from its successor at the same address.
+        Does nothing if the object does not support weak references, as instances of built-in
+        exception classes: a later object at the same address could not be told apart.
         """
         try:
             reference = _Reference(obj, self._forget)
@@ -49,16 +49,16 @@ class IdentityMap(Generic[V]):
         self._entries[key] = (reference, value)
 
     def keep(self, obj: object, value: V) -> None:
-        """Remember `value`, and keep the object alive, until `discard`."""
+        """Remember `value` and keep the object alive until `discard`."""
         self._entries[id(obj)] = (lambda: obj, value)
 
     def discard(self, obj: object) -> None:
-        """Forget what is remembered about the object."""
+        """Forget the object's value."""
         if self.get(obj) is not None:
             self._entries.pop(id(obj), None)
 
     def get(self, obj: object) -> V | None:
-        """What is remembered about the object; None if nothing is."""
+        """The object's value; None if it has none."""
         entry = self._entries.get(id(obj))
         return entry[1] if entry is not None and entry[0]() is obj else None
 

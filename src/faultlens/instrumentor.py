@@ -1,6 +1,6 @@
-"""faultlens under ``opentelemetry-instrument``.
+"""Support for ``opentelemetry-instrument``.
 
-The interface of OpenTelemetry's ``BaseInstrumentor``, without a dependency on its package.
+Has the interface of OpenTelemetry's ``BaseInstrumentor``, without a dependency on its package.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ __all__ = ["FaultlensInstrumentor"]
 
 
 class FaultlensInstrumentor:
-    """Enables faultlens, unless ``FAULTLENS`` is set to off or to nonsense."""
+    """Enables faultlens, unless ``FAULTLENS`` is set to off or to an invalid value."""
 
     def instrumentation_dependencies(self) -> Collection[str]:
-        """Nothing that must be installed: without an SDK there is nothing to do."""
+        """Returns no packages: faultlens requires none, and without an SDK it does nothing."""
         return ()
 
     def instrument(self, **kwargs: Any) -> None:
-        """As `faultlens.enable`; the arguments that OpenTelemetry hands out are not needed."""
+        """As `faultlens.enable`; OpenTelemetry's arguments are ignored."""
         if "FAULTLENS" not in os.environ or startup.switch():
             startup.enable()
 

@@ -1,4 +1,4 @@
-"""Which interpreter of the process this is, and whether it knows of its forks."""
+"""Which interpreter of the process this is, and whether it was told about its forks."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from os import getpid
 __all__ = ["forked_by_c_code", "is_main", "is_master_of_uwsgi"]
 
 _MODULES = ("_interpreters", "_xxsubinterpreters")
-"""What concurrent.interpreters (3.14) is made of, by its name from 3.13 on and before."""
+"""The module behind concurrent.interpreters (3.14): its names since 3.13 and before."""
 
 
 def is_main() -> bool:
     """Whether this is the process's main interpreter.
 
-    No thread of ours may start in another: it would abort the process when that interpreter ends.
+    Our threads must not start in another one: they would abort the process when it ends.
     """
     for name in _MODULES:
         try:
@@ -24,24 +24,25 @@ def is_main() -> bool:
         except ImportError:
             continue
         return bool(interpreters.get_current() == interpreters.get_main())
-    return True  # a Python that was built without sub-interpreters
+    return True  # this Python was built without sub-interpreters
 
 
 def forked_by_c_code() -> bool:
     """Whether this process was forked without Python's fork hooks.
 
-    Its interpreter still lists the parent's threads, and its lock may count them as waiting.
+    If so, its interpreter still lists the parent's threads, and its interpreter lock may count them
+    as waiting.
     """
     return getpid() != _process
 
 
 def is_master_of_uwsgi() -> bool:
-    """Whether uWSGI loads the program in the process from which its C code forks the workers."""
+    """Whether uWSGI loads the program in this process and then forks the workers by C code."""
     uwsgi = sys.modules.get("uwsgi")
     try:
         forks = uwsgi.masterpid() or uwsgi.numproc > 1  # type: ignore[union-attr]
         return bool(forks and uwsgi.worker_id() == 0)  # type: ignore[union-attr]
-    except Exception:  # it is not there, or is another module of this name
+    except Exception:  # there is no uwsgi, or it is another module of that name
         return False
 
 

@@ -1,8 +1,8 @@
-"""Clocks, threads, locks and sockets of the interpreter itself, whatever the host patches.
+"""The interpreter's own clocks, threads, locks and sockets, even if the host patches them.
 
 gevent and eventlet replace functions in the standard modules, perhaps before faultlens is imported.
 freezegun and ``patch("time.time")`` replace them later, freezegun in every module that has them. A
-second instance of a built-in module has functions of its own, which none of these finds.
+second instance of a built-in module has its own functions, which none of these replaces.
 """
 
 from __future__ import annotations
@@ -57,10 +57,10 @@ POLLIN, POLLOUT = 1, 4
 
 
 def wait(watched: Mapping[int, int], seconds: float) -> dict[int, int]:
-    """Wait until something happens on one of these descriptors; returns what, by descriptor.
+    """Wait for events on these descriptors; returns the events that occurred, by descriptor.
 
-    watched: for each descriptor, what to wait for.
-    seconds: how long at most.
+    watched: the events to wait for, by descriptor.
+    seconds: how long to wait at most.
     """
     poll = _select.poll()
     for number, events in watched.items():
@@ -69,7 +69,7 @@ def wait(watched: Mapping[int, int], seconds: float) -> dict[int, int]:
 
 
 def _wait_by_select(watched: Mapping[int, int], seconds: float) -> dict[int, int]:
-    if not watched:  # which select() refuses on Windows
+    if not watched:  # select() on Windows refuses to wait for nothing
         sleep(seconds)
         return {}
     reading = [number for number, events in watched.items() if events & POLLIN]

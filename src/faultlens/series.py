@@ -1,4 +1,4 @@
-"""What is counted: the keys of the ledgers, and the metrics that are made of them."""
+"""The keys that the ledgers count, and the metrics that are made from them."""
 
 from __future__ import annotations
 
@@ -36,14 +36,15 @@ ATTEMPTS = "attempts"
 DROPPED = "dropped"
 
 
+# Limits on the cardinality of labels, for all ledgers together.
 CLASS_LIMIT = 300
-"""Distinct classes with a raise, in all ledgers together."""
+"""The maximum number of classes with a raise."""
 WORKER_LIMIT = 100
-"""Distinct workers."""
+"""The maximum number of workers."""
 ISSUE_LIMIT = 500
-"""Distinct groups of failures in ``faultlens_issues_total``."""
+"""The maximum number of groups of failures in ``faultlens_issues_total``."""
 TASK_LIMIT = 300
-"""Distinct tasks in ``faultlens_attempts_total``."""
+"""The maximum number of tasks in ``faultlens_attempts_total``."""
 
 _DROP_REASONS = (
     "class_limit",
@@ -55,14 +56,14 @@ _DROP_REASONS = (
     "task_limit",
     "worker_limit",
 )
-"""Why something is in ``faultlens_dropped_total``."""
+"""The reasons in ``faultlens_dropped_total``."""
 
 Labels = tuple[str, ...]
 """The values of a metric's labels."""
 
 
 class Metric(NamedTuple):
-    """A metric's name, without its suffix, its help text and the names of its labels."""
+    """A metric: its name without prefix and suffix, its help text, and its label names."""
 
     name: str
     help: str
@@ -72,18 +73,18 @@ class Metric(NamedTuple):
 COUNTERS = (
     Metric(
         FAILURES,
-        "Failures, each once, by SDK exception class, whose fault it was and who ran it. "
+        "Failures, each counted once, by SDK exception class, whose fault it was, and worker. "
         "Page the platform team for kind=system.",
         ("class", "kind", "worker"),
     ),
     Metric(
         SUPPRESSED,
-        "Raised SDK exceptions that are not counted again, and the reason.",
+        "Raised SDK exceptions that are not counted as failures, by reason.",
         ("class", "kind", "worker", "reason"),
     ),
     Metric(
         ISSUES,
-        "The failures again, grouped as a person would name them: what failed, where and why.",
+        "The same failures, grouped as a person would name them: what failed, where and why.",
         ("class", "code", "task", "kind", "reason", "owner"),
     ),
     Metric(
@@ -94,19 +95,19 @@ COUNTERS = (
     ),
     Metric(
         DROPPED,
-        "What faultlens could not record as it should; above 0, look at the reason.",
+        "Things that faultlens could not record properly; above 0, look at the reason.",
         ("reason",),
     ),
 )
 LAST_FAILURE = Metric(
     "last_failure_timestamp_seconds",
-    "When the last such failure was, in seconds since 1970.",
+    "The time of the last such failure, in seconds since 1970.",
     ("class", "kind", "worker"),
 )
 
 
 def key_of(failure: Failure) -> Key:
-    """What one raised SDK exception is counted under: all that the metrics tell of it."""
+    """The key under which a raised SDK exception is counted; it has the labels of all metrics."""
     if failure.role is Role.ORIGIN:
         issue = failure.code or "", failure.task, failure.reason, failure.owner
         return FAILURES, failure.type, failure.kind._value_, failure.worker, *issue
@@ -114,7 +115,7 @@ def key_of(failure: Failure) -> Key:
 
 
 def fewer(key: Key) -> Key:
-    """The key without what there may be too many of: class, worker, code, task and owner."""
+    """The key with `OTHER` for the labels of high cardinality: class, worker, code, task, owner."""
     if key[0] == FAILURES:
         _, _, kind, _, _, _, reason, _ = key
         return FAILURES, OTHER, kind, OTHER, OTHER, OTHER, reason, OTHER
@@ -128,9 +129,10 @@ def fewer(key: Key) -> Key:
 def totals(
     counts: Mapping[Key, Count], expected: Iterable[tuple[str, str, str]]
 ) -> dict[str, dict[Labels, Count]]:
-    """The counts by metric and labels, with `OTHER` for what is beyond a limit.
+    """The counts by metric and labels, with `OTHER` for values beyond a limit.
 
-    The limits admit names in the order of their birth: one that was admitted once always is.
+    The limits admit values in the order of their birth, so a value that was admitted once stays
+    admitted.
 
     expected: class, kind and worker of each series that starts at 0, since `increase()` cannot see
         a counter that is born at 1.
@@ -153,7 +155,7 @@ def totals(
             sdk, task, outcome = values
             count_in(name, (sdk, *tasks.admit((task,), count), outcome), count)
         elif name in (FAILURES, SUPPRESSED):
-            # An older version's key has fewer labels.
+            # A key that an older version wrote has fewer labels.
             cls, kind, worker, *detail = (*values, "", "", "", "")[:7]
             (cls,) = classes.admit((cls,), count)
             (worker,) = workers.admit((worker,), count)
@@ -178,12 +180,12 @@ _NEVER = Count(0, 0.0, 0.0)
 
 
 class _Admitted:
-    """The first so many values of a label."""
+    """Admits the first `limit` values of a label."""
 
     def __init__(self, reason: str, limit: int) -> None:
         self.reason = reason
         self.refused: Count | None = None
-        """What was counted beyond the limit."""
+        """The count of everything beyond the limit."""
         self._limit = limit
         self._values: set[Labels] = set()
 

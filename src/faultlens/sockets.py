@@ -1,10 +1,9 @@
-"""Sockets that are ours only as long as their descriptors are.
+"""Sockets that cope with a program that closes their descriptors.
 
-A program may close every descriptor that it has not opened itself, and then gets the same numbers
-for files and sockets of its own. So our sockets have high numbers, which the system does not give
-away while lower ones are free. Before each use a socket checks that its number still means this
-socket. A number that is lost is forgotten, never closed. Forked children close the sockets of their
-parent.
+A program may close every descriptor that it did not open, and then get the same numbers for its own
+files and sockets. So our sockets have high numbers, which the system does not use while lower ones
+are free. Before each use, a socket checks that its number still means this socket; if not, it
+forgets the number and never closes it. Forked children close their parent's sockets.
 """
 
 from __future__ import annotations
@@ -21,12 +20,12 @@ __all__ = ["Socket", "forget_the_parents"]
 
 
 class Socket(natives.socket):
-    """A stream socket that never blocks. Make one with `create`, `pair` or `accept`."""
+    """A non-blocking stream socket. Made by `create`, `pair` or `accept`."""
 
     if sys.platform != "win32":
         import resource as _resource
 
-        # Attributes of a class: in a module, pyfakefs would replace them.
+        # On the class, since pyfakefs would replace them in a module.
         _fcntl = natives.pristine("fcntl")
         _posix = natives.pristine("posix")
 
@@ -38,13 +37,13 @@ class Socket(natives.socket):
 
     @classmethod
     def pair(cls) -> tuple[Socket, Socket]:
-        """Two sockets that are connected to each other."""
+        """Two connected sockets."""
         with _lock:
             one, other = _socket.socketpair()
             return cls(one), cls(other)
 
     def __init__(self, made: natives.socket) -> None:
-        """Take over a socket that has just been made, while `_lock` is held."""
+        """Take over a socket that was just created. The caller holds `_lock`."""
         family, kind, protocol = made.family, made.type, made.proto
         super().__init__(family, kind, protocol, self._moved_up(made.detach()))
         self.setblocking(False)
@@ -52,7 +51,7 @@ class Socket(natives.socket):
         _open.add(self)
 
     def accept(self) -> Socket:
-        """A connection that waits to be accepted; raises BlockingIOError if none does."""
+        """Accept a connection; raises BlockingIOError if none is waiting."""
         self._check()
         with _lock:
             number, _ = self._accept()  # type: ignore[attr-defined]
@@ -64,7 +63,7 @@ class Socket(natives.socket):
 
     def send(self, data: Any, flags: int = 0, /) -> int:
         self._check()
-        # A program may have reset SIGPIPE, which would end it.
+        # If the program reset SIGPIPE, the signal would end it.
         return super().send(data, flags | getattr(_socket, "MSG_NOSIGNAL", 0))
 
     def shutdown(self, how: int, /) -> None:
@@ -72,7 +71,7 @@ class Socket(natives.socket):
         super().shutdown(how)
 
     def close(self) -> None:
-        """Close it, if it is still ours."""
+        """Close the descriptor if it is still ours."""
         with _lock:
             _open.discard(self)
             if self.is_ours():
@@ -81,7 +80,7 @@ class Socket(natives.socket):
                 self.detach()
 
     def is_ours(self) -> bool:
-        """Whether the number still means this socket."""
+        """Whether the descriptor still belongs to this socket."""
         try:
             return self.fileno() != -1 and self._identify() == self._identity
         except OSError:
@@ -92,7 +91,7 @@ class Socket(natives.socket):
             raise OSError(errno.EBADF, "the program has closed this descriptor")
 
     def _identify(self) -> object:
-        if sys.platform == "win32":  # where sockets have no descriptors
+        if sys.platform == "win32":  # sockets have no descriptors there
             return None
         status = self._posix.fstat(self.fileno())
         return status.st_dev, status.st_ino
@@ -101,25 +100,25 @@ class Socket(natives.socket):
         if sys.platform == "win32":
             return number
         limit, _ = self._resource.getrlimit(self._resource.RLIMIT_NOFILE)
-        try:  # not higher than need be: the kernel keeps, and forks copy, a table up to the highest
+        try:  # not too high: the kernel's table reaches up to the highest, and each fork copies it
             least = min(limit, 4096) * 3 // 4
             high: int = self._fcntl.fcntl(number, self._fcntl.F_DUPFD_CLOEXEC, least)
-        except OSError:  # no number is free there
+        except OSError:  # no number is free in that range
             return number
         natives.close(number)
         return high
 
 
-# Held while a socket is made or closed: a child forked meanwhile would keep it unknowingly.
+# Held while a socket is created or closed: a child forked meanwhile would keep it open unnoticed.
 _lock = natives.RLock()
-_open: set[Socket] = set()  # keeps them alive: a freed one would close its number, ours or not
+_open: set[Socket] = set()  # keeps sockets alive: a freed one closes its number, ours or not
 _owner = os.getpid()
 
 
 def forget_the_parents() -> None:
-    """In a forked child, close the sockets of the parent; elsewhere do nothing.
+    """In a forked child, close the parent's sockets; elsewhere do nothing.
 
-    Python's fork calls it. After a fork by C code, somebody else has to.
+    Called after a fork by Python. After a fork by C code, our own code must call it.
     """
     global _lock, _owner
     if _owner == os.getpid():

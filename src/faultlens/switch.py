@@ -1,4 +1,7 @@
-"""How an environment variable says on or off. Imports nothing: every process may read it."""
+"""Parses environment variables that switch something on or off.
+
+Imports nothing, since every process may read such a variable.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,6 @@ OFF = ("0", "false", "no", "off")
 
 
 def on_or_off(value: str) -> bool | None:
-    """What a switch's value says, empty for off; None if it says neither."""
+    """True for on, False for off or an empty value, None for anything else."""
     word = value.strip().lower()
     return True if word in ON else False if word in ("", *OFF) else None

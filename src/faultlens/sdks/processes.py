@@ -1,16 +1,16 @@
-"""Exceptions that come back from another process or interpreter, which has counted them.
+"""Recognizes exceptions that came back from another process or interpreter, which counted them.
 
-Two things tell. A pool puts the worker's traceback on the exception, as its cause:
+There are two signs. A pool puts the worker's traceback on the exception, as its cause:
 
-    concurrent.futures, multiprocessing.Pool     RemoteTraceback or _RemoteTraceback, a name
-    joblib and loky, multiprocess (pathos),      that all of them have copied
+    concurrent.futures, multiprocessing.Pool     RemoteTraceback or _RemoteTraceback; all of
+    joblib and loky, multiprocess (pathos),      them have copied the name
     billiard, pebble
     InterpreterPoolExecutor                      ExecutionFailed
 
-Others leave no cause, but raise the exception in a module of their own:
+Others set no cause, but raise the exception in one of their own modules:
 
     the proxies of a BaseManager                 multiprocessing.managers, and copies of it
-    result.get() of Celery                       celery.result, mostly by way of vine
+    result.get() of Celery                       celery.result, usually through vine
     dask.distributed                             distributed.client
 """
 
@@ -35,16 +35,16 @@ _RAISING = frozenset(
     }
 )
 _BETWEEN = frozenset({"vine.utils", "vine.promises"})
-"""What Celery raises through, and others may."""
+"""The modules through which Celery raises; others may use them too."""
 _TOLD = _RAISING | _BETWEEN
 _FRAMES = 4
-"""How many frames to look at: two of vine, then one of Celery."""
+"""How many frames are checked; vine has two, and the next one is Celery's."""
 
-_get = dict.get  # past a method of the host's: a program may run with globals of its own kind
+_get = dict.get  # ignores overridden methods: a program's globals may be a subclass of dict
 
 
 def came_back(exc: BaseException, frame: FrameType | None) -> str | None:
-    """How an exception came back, in words; None if it did not. Runs no code of the host's.
+    """How an exception came back, in words; None if it did not. Runs none of the host's code.
 
     frame: the raising frame; None if it is gone.
     """
@@ -56,7 +56,7 @@ def came_back(exc: BaseException, frame: FrameType | None) -> str | None:
         if guard.class_name(kind) == _EXECUTION_FAILED:
             return "raised in another interpreter"
     if frame is not None and _module_of(frame) not in _TOLD:
-        return None  # nearly always
+        return None  # the usual case
     for at in guard.frames(exc, frame, _FRAMES):
         module = _module_of(at)
         if module in _RAISING:

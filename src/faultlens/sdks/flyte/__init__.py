@@ -1,6 +1,6 @@
 """Flyte 2 (`flyte.errors`), 2.0.0b33 to 2.12.1.
 
-Every exception carries its own ``.kind``, and that decides:
+Every exception has a ``.kind``, which decides:
 
     RuntimeUserError and below      user      set by the class
     RuntimeSystemError and below    system    set by the class
@@ -9,10 +9,10 @@ Every exception carries its own ``.kind``, and that decides:
     BaseRuntimeError and the rest   any       set at each raise
     ActionNotFoundError             unknown   a plain RuntimeError, without a kind
 
-One failure is raised many times over: each level of nesting gets an object of its own, rebuilt
-from the error's protobuf with neither ``__cause__`` nor ``__context__``. So the two functions that
-a failure passes through are watched, where a native exception becomes an error and where an error
-becomes an SDK exception again, and this decides:
+One failure is raised several times: each level of nesting raises its own object, rebuilt from the
+error's protobuf without ``__cause__`` and ``__context__``. So two functions are watched: the one
+that converts a native exception to an error, and the one that converts an error back to an SDK
+exception. Exceptions are counted like this:
 
     raised                                                  counts as
     a native exception that ends a task (not raised by the
@@ -21,14 +21,14 @@ becomes an SDK exception again, and this decides:
       of a task in this process                             propagated
       of a step that `flyte.trace` finds in its record      replayed
       of a child in another process                         propagated: that process counts it
-        which only the backend can have written: see
+        if only the backend can have written it: see
         `faultlens.sdks.flyte.backend`                      failure: no process saw it
     in a rank of a clustered task, after another rank       peer
-    below a function of the SDK that swallows it            control_flow
+    within a function of the SDK that swallows it           control_flow
     from an SDK exception that was recorded                 wrapped (`faultlens.sdks`)
     anywhere else                                           failure
 
-An attempt is one run of a task in this process, or one that only the backend saw end.
+An attempt is one run of a task in this process, or one whose end only the backend saw.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ from faultlens.sdks import (
 )
 from faultlens.sdks.flyte import backend, gang
 
-# The classes whose constructor fixes the kind; by name, since a version may lack one.
+# The classes that determine the kind; by name, since a version may lack one.
 _CLASS_KINDS = {
     "flyte.errors.RuntimeUserError": USER,
     "flyte.errors.RuntimeSystemError": SYSTEM,
@@ -73,8 +73,8 @@ _CLASS_KINDS = {
     "flyte.errors.BaseRuntimeError": ANY_KIND,
 }
 
-# What went wrong, by the nearest class that says it. The code of what only the backend saw, and a
-# native exception, say more: `Flyte.reason`.
+# What went wrong, by the nearest base class in this table. A native exception, or the backend's
+# code, is more specific: see `Flyte.reason`.
 _REASONS = {
     "OOMError": "oom",
     "AppleSiliconDaemonOOMError": "oom",
@@ -121,10 +121,10 @@ _REASONS = {
 }
 
 
-# ── What the SDK raises and swallows itself ───────────────────────────────────────────────────
+# ── Exceptions that the SDK raises and swallows itself ────────────────────────────────────────
 
 _Swallows = Callable[[FrameType, FrameType], bool]
-"""Whether the function swallows it this time: gets its frame, and the raising one."""
+"""Whether a function swallows the exception this time. Gets its frame and the raising frame."""
 
 
 def _always(swallower: FrameType, raiser: FrameType) -> bool:
@@ -132,18 +132,18 @@ def _always(swallower: FrameType, raiser: FrameType) -> bool:
 
 
 def _of_a_local_file(swallower: FrameType, raiser: FrameType) -> bool:
-    """`File.open` reads a local file in another way, and lets the exception pass for the rest."""
+    """`File.open` swallows it for a local file, which it then opens in another way."""
     protocol = guard.attribute(raiser.f_locals.get("fs"), "protocol")
     return protocol is not None and "file" in protocol
 
 
 def _in_a_directory(swallower: FrameType, raiser: FrameType) -> bool:
-    """A directory is loaded although a file of it cannot be; a single file is not."""
+    """When a directory is loaded, a file that cannot be loaded is skipped; a single file is not."""
     return swallower is not raiser and "python_files" in swallower.f_locals
 
 
 def _tried_again(swallower: FrameType, raiser: FrameType) -> bool:
-    """The controller puts the action back into its queue until the retries are used up."""
+    """The controller requeues the action until the retries are used up."""
     retries = guard.attribute(swallower.f_locals.get("action"), "retries")
     limit = guard.attribute(swallower.f_locals.get("self"), "_max_retries")
     return not (isinstance(retries, int) and isinstance(limit, int) and retries >= limit)
@@ -167,15 +167,15 @@ _SWALLOWED: dict[str, tuple[tuple[str, str, _Swallows], ...]] = {
 }
 # fmt: on
 _MESSAGE_LIMIT = 4096
-"""How much of a message is looked through for the backend's words, in characters."""
+"""How many characters of a message are searched for the backend's words."""
 _SWALLOWING_FRAMES = 24
-"""How far up the swallowing function is looked for; the farthest known one is 9 frames up."""
+"""How many frames are searched for the swallowing function; the farthest known is 9 frames up."""
 
 
-# ── What is hooked ────────────────────────────────────────────────────────────────────────────
+# ── Hooked functions ──────────────────────────────────────────────────────────────────────────
 
-# The log viewer swallows a LogsNotYetAvailableError that is raised in a thread of the SDK's, where
-# none of its frames is seen. Its context is.
+# The log viewer swallows a LogsNotYetAvailableError that the SDK raises in another thread. The
+# viewer's frames are not on that thread's stack, but its context is visible there.
 _viewing_logs: contextvars.ContextVar[bool] = contextvars.ContextVar(
     "faultlens_viewing_logs", default=False
 )
@@ -223,17 +223,17 @@ class _Source(Enum):
     """What an SDK exception was rebuilt from."""
 
     HERE = "the error of a task in this process"
-    PROCESS = "what a child's process wrote"
-    BACKEND = "what only the backend can have written of a child"
+    PROCESS = "the error that a child's process wrote"
+    BACKEND = "a child's error that only the backend can have written"
 
 
 class _Rebuilt(NamedTuple):
-    """What is known of an SDK exception that was rebuilt from an error."""
+    """The origin of an SDK exception that was rebuilt from an error."""
 
     source: _Source
     report: backend.Report
     child: object
-    """The name of the task whose error it is, if another process ran it."""
+    """The name of the failed task, if another process ran it."""
 
 
 class _Attempt:
@@ -244,7 +244,7 @@ class _Attempt:
     def __init__(self, task: object) -> None:
         self.task = task
         self.outcome: str | None = None
-        """None until something ended it."""
+        """How the attempt ended; None while that is not known."""
 
 
 _attempt: contextvars.ContextVar[_Attempt | None] = contextvars.ContextVar(
@@ -259,7 +259,7 @@ _CONTROLLERS = frozenset(
 )
 _FAILED = frozenset(kind.value for kind in Kind)
 _CHILD_ENDED = ("ActionAbortedError", "RunAbortedError", "TaskTimeoutError")
-"""What a controller raises itself when the server reports that a child ended so."""
+"""The exceptions that a controller raises itself when the server reports that end of a child."""
 
 
 class Flyte(Sdk):
@@ -276,10 +276,10 @@ class Flyte(Sdk):
         super().__init__(*args, **kwargs)
         self._rebuilt: IdentityMap[_Rebuilt] = IdentityMap()
         self._children: IdentityMap[object] = IdentityMap()
-        """The names of the tasks whose end only these exceptions show."""
+        """The name of the child task whose failure an exception reports, if only it does."""
         self._sees_conversions = True
         self._rank: tuple[int, gang.Rank | None] = (0, None)
-        """That of the process with this id."""
+        """A process id, and the rank of that process."""
 
     def trial(self) -> BaseException:
         return self.classes["flyte.errors.RuntimeSystemError"]("FaultlensDoctor", "a test failure")
@@ -317,12 +317,12 @@ class Flyte(Sdk):
         return None if attempt is None else attempt.task
 
     def context(self, exc: BaseException) -> Mapping[str, object]:
-        # In a task's own code this is the task; where a parent gets its child's failure, the
-        # parent. The names are those of flyteplugins-otel. Local mode has no project or domain.
+        # This is the task whose code runs: for the failure of a child, the parent. The attribute
+        # names are those of flyteplugins-otel. Local mode has no project or domain.
         task = _current_task()
         if task is None:
             return {}
-        # Within a traced step `action` is the step's.
+        # Within a traced step, `action` is that of the step.
         action = guard.attribute(task, "task_action") or guard.attribute(task, "action")
         attempt = _attempt.get()
         return {
@@ -348,7 +348,8 @@ class Flyte(Sdk):
         if "GPUFaultError" in known.names:
             sick = stable_worker(guard.attribute(exc, "node"))
             failure = failure._replace(worker=sick or failure.worker)
-        # A native exception ends the attempt; what is raised may be handled.
+        # A native exception ends the attempt. An SDK exception may be handled, so it is claimed by
+        # class and code.
         of = (failure.type, failure.code or "") if exc is first else ()
         if failure.role is Role.ORIGIN and not self._is_first_of_its_ranks(*of):
             why = "another rank of the attempt has counted"
@@ -361,12 +362,12 @@ class Flyte(Sdk):
 
     def _current_rank(self) -> gang.Rank | None:
         pid = os.getpid()
-        if self._rank[0] != pid:  # a launcher may set the environment after it forked
+        if self._rank[0] != pid:  # a launcher may set the environment after the fork
             self._rank = pid, gang.current()
         return self._rank[1]
 
     def native_names(self, exc: BaseException) -> tuple[str, ...]:
-        # The copy of a native exception has its short name, which is enough for a built-in class.
+        # The copy's code is the native exception's short name, which identifies built-in classes.
         rebuilt = self._rebuilt.get(exc)
         if rebuilt is None or rebuilt.source is _Source.BACKEND:
             return ()
@@ -380,7 +381,7 @@ class Flyte(Sdk):
         cancelled = failure.reason == "cancelled"
         return child, CANCELLED if cancelled else failure.kind.value
 
-    # Origin or carrier: the table at the top.
+    # Whether an exception is an origin or a carrier: see the table at the top.
 
     def verdict(
         self, exc: BaseException, frame: FrameType | None, names: tuple[str, ...]
@@ -389,7 +390,7 @@ class Flyte(Sdk):
         if rebuilt is not None:
             return self._verdict_on_rebuilt(exc, frame, rebuilt)
         if "CustomError" in names and _raised_in(exc, frame, {"flyte._run"}):
-            # What `flyte.run` raises in its hybrid mode is what the runtime converted.
+            # In hybrid mode, `flyte.run` raises the exception that the runtime converted.
             return Verdict(Role.PROPAGATED, _Source.HERE.value, _text(self.code(exc)))
         if "LogsNotYetAvailableError" in names and _viewing_logs.get():
             return Verdict(Role.CONTROL_FLOW, f"swallowed by {_LOGS}.{_VIEW_LOGS.name}")
@@ -414,7 +415,7 @@ class Flyte(Sdk):
             return Verdict(Role.ORIGIN, why)
         return Verdict(Role.PROPAGATED, why, code)
 
-    # The functions that a failure passes through.
+    # The hooks in the functions that a failure passes through.
 
     def lacking(self) -> Iterator[PrivateHook]:
         importlib.import_module(_TASKRUNNER)
@@ -447,7 +448,7 @@ class Flyte(Sdk):
             exc = original(err, *args, **kwargs)
             if isinstance(exc, BaseException) and exc is not err:
                 here = type(err) is error_class
-                # `handle_action_failure` of a controller has the name.
+                # The caller is a controller's `handle_action_failure`, which knows the name.
                 child = None if here else sys._getframe(1).f_locals.get("task_name")
                 rebuilt.set(
                     exc, _rebuilt_from(guard.attribute(err, "err") if here else err, here, child)
@@ -457,9 +458,9 @@ class Flyte(Sdk):
         return replace(convert, "convert_error_to_native", convert_error_to_native)
 
     def _observe(self, recorder: Recorder) -> Callable[[], None] | None:
-        """Learn of each native exception that ends a task, while the task's span is current.
+        """Get each native exception that ends a task while the task's span is still current.
 
-        As the first observer, if Flyte was imported after us: so the last whose span is closed.
+        If Flyte was imported after faultlens, ours is the first observer, so its span closes last.
         """
         observers = _observers()
         if observers is None:
@@ -494,7 +495,7 @@ class Flyte(Sdk):
     def _attempting(
         self, original: Callable[..., Awaitable[Any]], recorder: Recorder
     ) -> Callable[..., Any]:
-        """A coroutine function that runs a task, and counts that as an attempt."""
+        """Wrap a coroutine function that runs a task, so that each run counts as an attempt."""
 
         @functools.wraps(original)
         async def attempting(*args: Any, **kwargs: Any) -> Any:
@@ -509,12 +510,12 @@ class Flyte(Sdk):
                 attempt.outcome = CANCELLED
                 raise
             except Exception as exc:
-                # A native exception here is not reported: the parent learns of the container's end.
+                # A native exception here is not reported; the parent sees the container end.
                 if attempt.outcome is None and any(map(self._has, guard.mro(type(exc)))):
                     attempt.outcome = recorder.outcome(exc)
                 raise
             finally:
-                with contextlib.suppress(ValueError):  # collected in another context
+                with contextlib.suppress(ValueError):  # the coroutine was freed in another context
                     _attempt.reset(token)
                 self._attempted(attempt, recorder)
 
@@ -523,7 +524,7 @@ class Flyte(Sdk):
     def _running(
         self, original: Callable[..., Awaitable[Any]], recorder: Recorder
     ) -> Callable[..., Any]:
-        """The same for `run_task`, which hybrid mode calls directly."""
+        """The same for `run_task`, which hybrid mode calls without `convert_and_run`."""
 
         @functools.wraps(original)
         async def run_task(*args: Any, **kwargs: Any) -> Any:
@@ -548,7 +549,7 @@ class Flyte(Sdk):
             return
         rank = self._current_rank()
         if rank is not None:
-            # Of the ranks that fail the first one counts the attempt, of the others rank 0.
+            # The first rank that fails counts the attempt; if none fails, rank 0 counts it.
             fails = attempt.outcome in _FAILED
             if not (self._is_first_of_its_ranks() if fails else rank.number == "0"):
                 return
@@ -557,7 +558,7 @@ class Flyte(Sdk):
     def _hook_conversion(
         self, taskrunner: ModuleType, recorder: Recorder
     ) -> Callable[[], None] | None:
-        """As `_observe`, in a version without observers."""
+        """As `_observe`, for versions without observers."""
         custom_error = guard.attribute(taskrunner, "CustomError")
         if self.find(_FROM_EXCEPTION, taskrunner) is None:
             self._sees_conversions = False
@@ -582,7 +583,7 @@ class Flyte(Sdk):
     def _hook_load_failures(
         self, entrypoints: ModuleType, recorder: Recorder
     ) -> Callable[[], None] | None:
-        """A task that cannot be loaded; versions before 2.5 report nothing of it."""
+        """Record a task that cannot be loaded; versions before 2.5 do not report it."""
         original = guard.attribute(entrypoints, "convert_from_native_to_error")
         if original is None:
             return None
@@ -611,18 +612,18 @@ class Flyte(Sdk):
         return replace(logs.AsyncLogViewer, "run", run)
 
     def _as_flyte_gives_it(self, native: BaseException) -> Any:
-        """The SDK exception that a parent task would get for it."""
+        """The SDK exception that a parent task would get for a native exception."""
         convert = sys.modules[_CONVERT]
-        # Of the text only the code decides anything; the event has the native one's own.
+        # The message is not needed: the span event has that of the native exception.
         custom_error = self.classes["flyte.errors.CustomError"](type(native).__name__, "")
         try:
             return _rebuild(convert.convert_from_native_to_error(custom_error))
-        except Exception:  # a version in which these two are others: it is a user's error still
+        except Exception:  # this version converts differently; it is a user's error in any case
             return custom_error
 
 
 class _Observer:
-    """A subscriber of `flyte._observe`: tells of the exception that ends a task."""
+    """A subscriber of `flyte._observe` that reports the exception that ends a task."""
 
     def __init__(self, ended: Callable[[BaseException], Callable[[], None]]) -> None:
         self._ended = ended
@@ -631,8 +632,8 @@ class _Observer:
         record_error = recorder.record_error
         until_the_end = ExitStack()
 
-        # Record at once. Observers that were registered after us close their spans before this
-        # block ends, and write the exception on them as they close.
+        # Record at once: observers that were registered after us close their spans, and record the
+        # exception on them, before this block ends.
         def record_error_and_tell(error: BaseException) -> None:
             record_error(error)
             until_the_end.callback(self._ended(error))
@@ -641,25 +642,28 @@ class _Observer:
         return until_the_end
 
     def step_span(self, info: Any, recorder: Any) -> AbstractContextManager[object]:
-        """A step's exception goes on into the task, which may handle it."""
+        """Do nothing: a step's exception propagates to the task, which may handle it."""
         return nullcontext()
 
 
 def _error_of(result: Any) -> Any:
-    """The error in what the task runner returns: outputs, error."""
+    """The error in the task runner's result, which is a tuple of outputs and error."""
     return result[1] if type(result) is tuple and len(result) == 2 else None
 
 
 def _observers() -> tuple[Any, Any] | None:
-    """The functions by which to subscribe, 2.5 on."""
+    """The functions to subscribe and unsubscribe; None before Flyte 2.5."""
     module = sys.modules.get("flyte._observe")
     found = [hook.find(module) if module is not None else None for hook in _OBSERVERS]
     return None if None in found else (found[0], found[1])
 
 
 def _rebuilt_from(err: object, here: bool, child: object) -> _Rebuilt:
-    """What is known of an error, a protobuf message; the server names the file if it read one."""
-    # It stores nothing in Python, and has no code of the host's.
+    """The origin of an error, which is a protobuf message.
+
+    If the server read the error from a file, which a process wrote, `error_uri` is set.
+    """
+    # Not guard.attribute: a protobuf message stores nothing in Python, and runs no host code.
     code, message = (str(getattr(err, name, None) or "") for name in ("code", "message"))
     report = backend.read(code, message[:_MESSAGE_LIMIT])
     if here:
@@ -672,13 +676,13 @@ def _rebuilt_from(err: object, here: bool, child: object) -> _Rebuilt:
 
 
 def _rebind(original: Any, replacement: Any) -> Callable[[], None]:
-    """Replace `convert_and_run` where it is imported by name; returns what restores it."""
+    """Replace `convert_and_run` where it was imported by name; returns a function to undo that."""
     entrypoints: Any = sys.modules.get(_ENTRYPOINTS)
     if getattr(entrypoints, "convert_and_run", None) is original:
         entrypoints.convert_and_run = replacement
 
     def restore() -> None:
-        entrypoints: Any = sys.modules.get(_ENTRYPOINTS)  # imported since, perhaps
+        entrypoints: Any = sys.modules.get(_ENTRYPOINTS)  # may have been imported since
         if getattr(entrypoints, "convert_and_run", None) is replacement:
             entrypoints.convert_and_run = original
 
@@ -686,7 +690,7 @@ def _rebind(original: Any, replacement: Any) -> Callable[[], None]:
 
 
 def _is_native(exc: BaseException) -> bool:
-    """Whether it stands for a native exception: the runtime calls the worker of one "user"."""
+    """Whether it was rebuilt from a native exception, whose worker the runtime sets to "user"."""
     return bool(guard.attribute(exc, "worker") == "user")
 
 
@@ -730,9 +734,9 @@ def _text(code: object) -> str | None:
 def _current_task() -> object:
     """Flyte's task context: None or an empty one outside of a task, depending on the version."""
     try:
-        # Not flyte.ctx(), which may import something: never inside a raise.
+        # Not flyte.ctx(): it may import modules, which must not happen inside a raise.
         return sys.modules["flyte._context"].internal_ctx().data.task_context
-    except Exception:  # flyte is being imported still
+    except Exception:  # flyte is still being imported
         return None
 
 
@@ -741,5 +745,5 @@ _KINDS = {"user": Kind.USER, "system": Kind.SYSTEM}
 
 def _own_kind(exc: BaseException) -> Kind:
     kind = guard.attribute(exc, "kind")
-    # Compared by type first: a stranger's __eq__ may raise.
+    # The type is checked first: the __eq__ of a user's object may raise.
     return _KINDS.get(kind, Kind.UNKNOWN) if type(kind) is str else Kind.UNKNOWN

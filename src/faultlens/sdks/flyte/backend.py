@@ -1,38 +1,41 @@
-"""Which errors of a child only Flyte's backend can have written.
+"""Tells which errors of a child task only Flyte's backend can have written.
 
-A parent gets its child's error as code, kind and message. The child's own process wrote them, which
-has counted, or the backend did, and then no process saw the failure. Nothing in the error says
-which: the backend sets neither ``error_uri`` nor ``timestamp`` nor ``worker``. So the code decides,
-and where a Python class may have the same name, the message:
+A parent gets its child's error as code, kind and message. Either the child's process wrote the
+error and has counted it, or the backend wrote it and no process saw the failure. Nothing in the
+error says which: the backend sets neither ``error_uri`` nor ``timestamp`` nor ``worker``. So the
+code decides, and if a Python class may have the same name, the message:
 
     code                                              written by
     in `CODES`                                        the backend
-    a condition, ``|`` and what a container waits
-      for: ``ContainersNotReady|ImagePullBackOff``    the backend
-    ``RetriesExhausted|`` and a code                  as that code alone
-    any, with a message about a container that
+    a condition, ``|``, and the reason why a
+      container waits:
+      ``ContainersNotReady|ImagePullBackOff``         the backend
+    ``RetriesExhausted|`` and a code                  as for that code alone
+    any, if the message says that a container
       ``terminated with exit code``                   the backend: Kubernetes has many reasons
-    ``MaxSystemFailuresExceeded``                     as the code in the brackets of its message,
-                                                      which a child's RuntimeSystemError may be too
+    ``MaxSystemFailuresExceeded``                     as for the code in the brackets of the
+                                                      message, which may be that of a child's
+                                                      RuntimeSystemError
       without brackets                                the backend
-      in its own brackets                             a process: it passed on what it got
-    anything else                                     a process: the name of a native exception, or
-                                                      the code of an SDK exception
+      nested in its own brackets                      a process, which passed on an error it got
+    anything else                                     a process: it is the name of a native
+                                                      exception or the code of an SDK exception
 
-What cannot be told apart, and what is made of it:
+Some cases are ambiguous. They are treated like this:
 
-    an OOM kill, or anything else of the backend's,
-      that a process passed on to its own parent      counts again there: one too many is a smaller
-                                                      harm than an outage that is in no number
+    an OOM kill, or another error of the backend,
+      that a process passed on to its own parent      counted again there: counting one failure too
+                                                      many is better than missing an outage
     ``ImagePullBackOff`` and the like without a
-      condition                                       a process passed it on: the SDK cuts off what
-                                                      stands before the bar
-    ``FailedJobs`` of a clustered task                a process: a rank that raises ends so too, and
-                                                      has counted; the kill of a rank goes unseen
+      condition                                       a process passed it on: the SDK removes the
+                                                      part before the bar
+    ``FailedJobs`` of a clustered task                a process: this is also the end of a rank that
+                                                      raised, which has counted. So the kill of a
+                                                      rank is missed
     ``Interrupted`` of a program that ended by
       itself (a segmentation fault, ``sys.exit``)     the backend; the exit code gives the reason
 
-The Go files are those of flyteorg/flyte, v2.0.43. docs/flyte_backend.md says more.
+The Go files are in flyteorg/flyte, v2.0.43. See also docs/flyte_backend.md.
 """
 
 from __future__ import annotations
@@ -43,7 +46,7 @@ from typing import NamedTuple
 __all__ = ["CODES", "EXCEEDED", "SHARED", "WAITING", "Report", "read"]
 
 EXCEEDED = "MaxSystemFailuresExceeded"
-"""What every failure of kind system becomes (executor/pkg/controller/taskaction_controller.go)."""
+"""The code of every failure of kind system (executor/pkg/controller/taskaction_controller.go)."""
 
 CODES = {
     # code                        reason         what happened
@@ -80,10 +83,10 @@ CODES = {
     "HostMaintenance": "preempted",
     # flyteplugins/go/tasks/pluginmachinery/flytek8s/pod_helper.go
     "OOMKilled": "oom",
-    "Interrupted": "preempted",  # killed, or the node shut down, or nothing known: see `_reason`
+    "Interrupted": "preempted",  # killed, a node shutdown, or unknown: see `_reason`
     "PodPendingTimeout": "scheduling",
     "PrimaryContainerNotFound": "platform",
-    # the same, which hands on the kubelet's reason for a pod
+    # the same file, which passes on the kubelet's reason for a pod
     "Evicted": "disk",  # or memory: see `_reason`
     "NodeLost": "platform",
     "ContainerStatusUnknown": "platform",
@@ -92,7 +95,7 @@ CODES = {
     "Preempting": "preempted",
     "ContainerCannotRun": "config",
     "StartError": "config",
-    # no public code; flyte/_internal/runtime/convert.py and flyte/errors.py know them
+    # source not public; flyte/_internal/runtime/convert.py and flyte/errors.py have them
     "RetriesExhausted": "",
     "QUEUED_TIMEOUT_EXCEEDED": "scheduling",
     "MAX_RUNTIME_EXCEEDED": "timeout",
@@ -104,7 +107,7 @@ CODES = {
     "GpuNvlinkError": "gpu",
     "GpuGspError": "gpu",
 }
-"""The codes that no Python process writes of its own accord, and what went wrong."""
+"""Codes that only the backend writes, and what went wrong."""
 
 WAITING = {
     "ImagePullBackOff": "image",
@@ -117,9 +120,10 @@ WAITING = {
     "CrashLoopBackOff": "code",
     "RunContainerError": "config",
 }
-"""What a container waits for that never starts (pod_helper.go, classifyWaitingContainer)."""
+"""Why a container waits that never starts (pod_helper.go, classifyWaitingContainer)."""
 
-# The codes that Python classes have too, and how the backend's message can be known.
+# Codes that are also names of Python classes, a text that identifies the backend's message, and
+# what went wrong.
 SHARED = {
     "DeadlineExceeded": ("active on the node longer", "timeout"),  # google.api_core
     "BadRequest": ("admission webhook", "config"),  # google.api_core, werkzeug
@@ -130,25 +134,25 @@ _ATTEMPTS = re.compile(r'plugin "[^"]*" failed with system error \d+ times: ')
 _IN_BRACKETS = re.compile(r"\[([^\[\]\r\n]*)\] ?")
 _ENDED = re.compile(r"\r\n\[[^\]]*\] terminated with (?:exit code \((-?\d+)\)|ExitCode 0)")
 _OUT_OF = re.compile(r"OutOf[a-z][\w./-]*")
-"""The kubelet found no room: ``OutOfcpu``."""
+"""The kubelet found too few resources, e.g. ``OutOfcpu``."""
 _KILLED = ("137", "247", "143")
 _LIMIT = 8
-"""How many pods have passed an error on, at most, that are looked through."""
+"""How many levels of brackets are read; each pod that passes an error on adds one."""
 
 
 class Report(NamedTuple):
     """What a child's error says."""
 
     code: str
-    """The one that says most."""
+    """The most specific code."""
     reason: str
-    """What went wrong: a word of `faultlens.rules.REASONS`, or empty."""
+    """What went wrong: one of `faultlens.rules.REASONS`, or empty."""
     unseen: bool
     """Whether only the backend can have written it."""
 
 
 def read(code: str, message: str) -> Report:
-    """What code and message of an error say, as they arrive at the parent."""
+    """Interpret the code and message of an error as the parent gets them."""
     pods = 0
     while code == EXCEEDED and pods < _LIMIT:
         start = _ATTEMPTS.match(message)

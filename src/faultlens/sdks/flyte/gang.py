@@ -1,8 +1,8 @@
 """Clustered tasks: many processes, the ranks, run one attempt and fail together.
 
-The failure that ends an attempt is one, whichever ranks it ends. The first rank that it ends claims
-it and counts; those of the others are `faultlens.failure.Role.PEER`. What a rank raises as an SDK
-exception may be handled, so it is claimed by its class and code, apart from the attempt's end.
+The end of an attempt is one failure, however many ranks it ends. The first of these ranks claims
+the failure and counts it; in the others it is `faultlens.failure.Role.PEER`. An SDK exception that
+a rank raises may be handled, so it has a claim of its own, by class and code.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ _ATTEMPT = (
     "RUN_NAME",
     "ACTION_NAME",
     "FLYTE_ATTEMPT_NUMBER",
-    # Both restart the ranks within an attempt: Kubernetes' JobSet all pods, torchrun those of one.
+    # Ranks may restart within an attempt: JobSet restarts all pods, torchrun the ranks of one pod.
     "JOBSET_RESTART_ATTEMPT",
     "TORCHELASTIC_RESTART_COUNT",
 )
-_environ = os.environ  # the host may put something else in its place
+_environ = os.environ  # the original: the host may replace it
 
 
 class Rank(NamedTuple):
@@ -33,15 +33,18 @@ class Rank(NamedTuple):
     number: str
 
     def claim(self, *of: str) -> str:
-        """The name of a claim, as a file name. Of what: nothing for the attempt's end."""
+        """The name of a claim, which is a valid file name.
+
+        of: the class and code of what is claimed; nothing for the end of the attempt.
+        """
         return sha256("\0".join((*self.attempt, *of)).encode("utf-8", "replace")).hexdigest()
 
 
 def current() -> Rank | None:
-    """The rank that this process is; None if it is of no clustered attempt.
+    """The rank of this process; None if the process does not run a clustered attempt.
 
-    As Flyte knows it (``flyte._internal.runtime.io``): its launcher sets FLYTE_CLUSTERED_WORKER,
-    torchrun TORCHELASTIC_RUN_ID.
+    Determined as Flyte does (``flyte._internal.runtime.io``): its launcher sets
+    FLYTE_CLUSTERED_WORKER, torchrun sets TORCHELASTIC_RUN_ID.
     """
     if not (_environ.get("FLYTE_CLUSTERED_WORKER") or _environ.get("TORCHELASTIC_RUN_ID")):
         return None
