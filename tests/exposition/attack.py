@@ -1,6 +1,6 @@
-"""What is done to ledgers: real processes that count, fork, and are killed.
+"""Attacks on ledgers by real processes that count, fork, and are killed.
 
-The tests run each attack in a process of its own. By hand, with larger numbers:
+The tests run each attack in its own process. To run one by hand, with larger numbers:
 
     python -m tests.exposition.attack kill processes=1000
 """
@@ -44,7 +44,7 @@ def own(ledger: Ledger) -> dict[Key, int]:
 
 
 def kill(place: StorePath, processes: int = 200, at_once: int = 4) -> dict[str, object]:
-    """SIGKILL at random instants: what was completed is there, nothing is there twice."""
+    """SIGKILL at random instants: every completed count is there, none is there twice."""
     started, done = cells(processes), cells(processes)
 
     def count(number: int) -> None:
@@ -92,7 +92,7 @@ def kill(place: StorePath, processes: int = 200, at_once: int = 4) -> dict[str, 
 
 
 def race(place: StorePath, processes: int = 50, rounds: int = 12) -> dict[str, object]:
-    """Many take a ledger at the same moment; those of the round before are dead."""
+    """Many processes take a ledger at the same time; those of the previous round are dead."""
     return {
         "with a ledger of their own": sum(one_race(place, processes) for _ in range(rounds)),
         "of": processes * rounds,
@@ -102,7 +102,7 @@ def race(place: StorePath, processes: int = 50, rounds: int = 12) -> dict[str, o
 
 
 def one_race(place: StorePath, processes: int) -> int:
-    """How many different ledgers they have."""
+    """Returns how many different ledgers the processes have."""
     gate, ready, inodes = cells(1), cells(processes), cells(processes)
 
     def count(number: int) -> None:
@@ -126,7 +126,7 @@ def one_race(place: StorePath, processes: int) -> int:
 
 
 def churn(place: StorePath, processes: int = 300) -> dict[str, object]:
-    """One short process after the other, every fifth of them killed."""
+    """Short processes one after the other; every fifth is killed."""
     watch = Watch(place)
     for number in range(processes):
 
@@ -146,7 +146,7 @@ def churn(place: StorePath, processes: int = 300) -> dict[str, object]:
 
 
 def threads(place: StorePath, each: int = 50_000) -> dict[str, object]:
-    """Threads that count, make slots and are switched all the time, and a reader that looks."""
+    """Threads that count and make slots, with many thread switches, while a reader watches."""
     sys.setswitchinterval(1e-6)
     ledger = opened(place)
     watch = Watch(place, ledger)
@@ -176,11 +176,11 @@ def threads(place: StorePath, each: int = 50_000) -> dict[str, object]:
 
 
 class Interrupted(Exception):
-    """What a signal handler raises."""
+    """Raised by a signal handler."""
 
 
 def signals(place: StorePath, turns: int = 20_000) -> dict[str, object]:
-    """A signal handler that counts in the middle of a count; and one that raises there."""
+    """One signal handler counts in the middle of a count; another raises there."""
     ledger = opened(place)
     handled, ended = 0, False
 
@@ -228,7 +228,7 @@ def signals(place: StorePath, turns: int = 20_000) -> dict[str, object]:
 
 
 def forks(place: StorePath, children: int = 40) -> dict[str, object]:
-    """Forks in threads while threads count."""
+    """Threads count while the process forks."""
     ledger = opened(place)
     stop = threading.Event()
     counted, inherited = cells(4), cells(children)
@@ -264,8 +264,8 @@ def forks(place: StorePath, children: int = 40) -> dict[str, object]:
 
 
 def fork_by_c(place: StorePath, children: int = 20, by_pid: int = 0) -> dict[str, object]:
-    """Forks of which Python knows nothing: the child has its parent's map."""
-    if by_pid:  # as on a system without MADV_WIPEONFORK
+    """Forks that Python does not know about: the child keeps its parent's mapping."""
+    if by_pid:  # simulates a system without MADV_WIPEONFORK
         ledger_module._MADV_WIPEONFORK = -1
     ledger = opened(place)
     assert isinstance(ledger._mark, memoryview) is not bool(by_pid)
@@ -311,7 +311,7 @@ def orphan(place: StorePath) -> dict[str, object]:
 
 
 def descriptors(place: StorePath) -> dict[str, object]:
-    """The program closes all descriptors, and has its own files and sockets by the same numbers."""
+    """The program closes all descriptors, then gets their numbers for its own files and sockets."""
     ledger = opened(place)
     reader = Ledgers(place, ledger, print)
     ledger.add(KEY, 1.0)
@@ -349,7 +349,7 @@ def descriptors(place: StorePath) -> dict[str, object]:
 
 
 def full(place: StorePath) -> dict[str, object]:
-    """No file can grow, and later it can: counts are in memory, and then in a file."""
+    """At first no file can grow, so counts are in memory. Later they move to a file."""
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limit[1]))
     told: list[str] = []
@@ -379,7 +379,10 @@ def full(place: StorePath) -> dict[str, object]:
 
 
 def another_user(place: StorePath, named: bool = False) -> dict[str, object]:
-    """Root's child becomes another user (gunicorn's --preload --user); one that was not forked."""
+    """A child of root becomes another user (gunicorn's --preload --user) and counts in the store.
+
+    A process of another user that had no ledger before counts in memory.
+    """
     ledger = opened(place)
     told: list[str] = []
 
@@ -406,7 +409,7 @@ def another_user(place: StorePath, named: bool = False) -> dict[str, object]:
 
 
 def users(place: StorePath) -> dict[str, object]:
-    """Users who may write in a directory share it, others count in memory."""
+    """Users who may write to a directory share it; others count in memory."""
     place.directory.mkdir()
     place.directory.chmod(0o755)
     told: list[str] = []
@@ -431,7 +434,7 @@ def users(place: StorePath) -> dict[str, object]:
 
 
 def first_count(place: StorePath) -> dict[str, object]:
-    """When a child takes a file: at its first count; root's at once, which may change its user."""
+    """A child takes a file at its first count; a child of root takes it at once."""
     found: dict[str, object] = {}
     if os.geteuid() == 0:
         ledger = opened(place)
@@ -459,7 +462,7 @@ def first_count(place: StorePath) -> dict[str, object]:
 
 
 def hold(place: StorePath) -> dict[str, object]:
-    """Count once and wait to be killed. For programs in other namespaces."""
+    """Count once and wait to be killed. For processes in other namespaces."""
     ledger = opened(place)
     ledger.add(KEY, 1.0)
     print(files_of(ledger), flush=True)
@@ -475,18 +478,18 @@ def take(place: StorePath) -> dict[str, object]:
 
 
 def execute(place: StorePath) -> dict[str, object]:
-    """A process that executes another program is not the owner of its ledger any more."""
+    """After an exec, a process no longer owns its ledger."""
     first = opened(place)
     first.add(KEY, 1.0)
     command = [sys.executable, "-m", __spec__.name, "take", f"directory={place.directory}"]
     os.execv(sys.executable, command)
 
 
-# What the attacks are made of.
+# Helpers of the attacks.
 
 
 class Watch:
-    """Looks for what must not be: a sum or a slot that goes down, if only for an instant."""
+    """Watches for a sum or a slot that goes down, even for an instant."""
 
     def __init__(self, place: StorePath, ledger: Ledger | None = None) -> None:
         self._place = place
@@ -505,7 +508,7 @@ class Watch:
         self.reads += 1
         self.wrong += any(found[key] < number for key, number in self._least.items())
         self._least = found
-        if self._fresh:  # another reader, which comes later, sees no less
+        if self._fresh:  # a new reader sees at least as much
             self.wrong += any(numbers(self._place)[key] < found[key] for key in found)
         return found
 
@@ -526,7 +529,7 @@ def opened(place: StorePath) -> Ledger:
 
 
 def numbers(place: StorePath) -> Counter[Key]:
-    """What somebody reads who comes now."""
+    """The counts that a new reader gets."""
     return Counter({k: c.number for k, c in Ledgers(place, None, print).read().counts.items()})
 
 
@@ -539,12 +542,12 @@ def files_of(ledger: Ledger) -> list[str]:
 
 
 def cells(count: int) -> memoryview:
-    """Numbers that a process shares with its children."""
+    """Integers that a process shares with its children."""
     return memoryview(mmap.mmap(-1, 8 * count)).cast("Q")
 
 
 def child(work: Callable[[], object]) -> int:
-    """Fork; the child does the work and ends at once, or when its parent does."""
+    """Fork a child that does the work and then ends; it also ends when its parent does."""
     pid = os.fork()
     if pid:
         return pid
@@ -559,7 +562,7 @@ def child(work: Callable[[], object]) -> int:
 
 
 def exit_code(work: Callable[[], object]) -> int:
-    """Of a child that does the work."""
+    """The exit code of a child that does the work."""
     return os.waitstatus_to_exitcode(os.waitpid(child(work), 0)[1])
 
 
@@ -571,7 +574,7 @@ def wait_for(condition: Callable[[], bool], seconds: float = 300) -> None:
 
 
 def open_descriptors() -> list[tuple[int, int]]:
-    """Number and inode of each."""
+    """Number and inode of each open descriptor."""
     found = []
     for number in range(3, 300):
         with contextlib.suppress(OSError):

@@ -67,12 +67,12 @@ def page():
 
 
 def program(source: str) -> str:
-    """A program of Flyte's, with what they all need in front."""
+    """A program that uses Flyte, with the common code in front."""
     return f"TIMEOUT = {children.TIMEOUT}\n" + COMMON + children.ENDED + textwrap.dedent(source)
 
 
 class Host:
-    """One store and one port, which all processes with faultlens share."""
+    """A store and a port that all processes share."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -87,7 +87,7 @@ class Host:
         }
 
     def file(self, source: str, name: str = "program.py") -> Path:
-        """Write a program where it can be imported, as a spawned child does."""
+        """Write a program to a file, from which a spawned child can import it."""
         path = self.folder / name
         path.write_text(program(source))
         return path
@@ -95,7 +95,7 @@ class Host:
     def run(self, source: str, *args: str, ends: int = 0) -> subprocess.CompletedProcess[str]:
         """Run a program to its end.
 
-        ends: the status that it is to end with.
+        ends: the expected exit status.
         """
         done = children.run(program(source), *args, env=self.env, check=False)
         assert done.returncode == ends, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
@@ -103,7 +103,7 @@ class Host:
 
     @contextlib.contextmanager
     def running(self, source: str | Sequence[str], **env: str) -> Iterator[Running]:
-        """A program, or a command, that runs meanwhile; at the end its children are killed too."""
+        """Run a program or a command within the block; then kill it and its children."""
         command = [sys.executable, "-c", source] if isinstance(source, str) else source
         with (
             self.log.open("a") as log,
@@ -123,7 +123,7 @@ class Host:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
 
-            # Nobody waits for ever for what it does not say.
+            # So that no reader of its output waits forever.
             late = threading.Timer(children.TIMEOUT, kill)
             late.start()
             try:
@@ -134,13 +134,13 @@ class Host:
 
     @contextlib.contextmanager
     def serving(self) -> Iterator[Running]:
-        """``faultlens serve`` has the port."""
+        """Run ``faultlens serve`` on the port within the block."""
         with self.running([sys.executable, "-m", "faultlens", "serve"]) as server:
             assert self.url in server.hear()
             yield server
 
     def counted(self) -> dict[str, int]:
-        """What is in the store, by counter and without zeros: ``{"failures": 3}``."""
+        """The counts in the store, by counter and without zeros, e.g. ``{"failures": 3}``."""
         reading = Ledgers(StorePath(self.store, private=False), None, _cannot_be_read).read()
         totals = series.totals(reading.counts, reading.expected)
         found = {
@@ -150,7 +150,7 @@ class Host:
         return {metric: number for metric, number in found.items() if number}
 
     def files(self) -> int:
-        """How many ledgers there are; there is nothing else."""
+        """How many ledgers there are. Fails if there are other files."""
         names = [path.name for path in self.store.iterdir()]
         assert all(name.endswith(".ledger") for name in names), names
         return len(names)
@@ -168,7 +168,7 @@ class Host:
 
     @contextlib.contextmanager
     def scraping(self) -> Iterator[Scraper]:
-        """Scrape all the while; at the end, no counter may have been seen to go down."""
+        """Scrape during the block. Fails if a counter was ever seen to go down."""
         scraper = Scraper(self.page)
         scraper.start()
         try:
@@ -180,14 +180,14 @@ class Host:
 
 
 class Running:
-    """A process that is told what to do, line by line."""
+    """A process that is controlled by lines on its standard input."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self.process = process
         self.pid = process.pid
 
     def tell(self, line: str) -> str:
-        """Say something; returns the answer."""
+        """Send a line; returns the answer."""
         self.say(line)
         return self.hear()
 
@@ -201,15 +201,15 @@ class Running:
 
 
 class Scraper(threading.Thread):
-    """Scrapes until `end`, and remembers what a scraper must never see."""
+    """Scrapes until `end`, and records what a scraper must never see."""
 
     def __init__(self, scrape: Callable[[], dict[str, float]]) -> None:
         super().__init__(daemon=True)
         self.pages = 0
         self.gaps = 0
-        """How often nobody answered, as when a server has just been killed."""
+        """How often nobody answered, e.g. because a server was just killed."""
         self.wrong: list[str] = []
-        """Counters that went down or vanished; answers that were an error or never came."""
+        """Counters that went down or vanished, and answers that were errors or never came."""
         self._scrape = scrape
         self._ended = threading.Event()
 
@@ -240,7 +240,7 @@ class Scraper(threading.Thread):
 
 
 def listeners(port: int) -> set[int]:
-    """The processes that have the socket which listens on a port of 127.0.0.1."""
+    """The processes that have the listening socket of a port on 127.0.0.1."""
     table = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
     sockets = {
         f"socket:[{inode}]"
@@ -249,7 +249,7 @@ def listeners(port: int) -> set[int]:
     }
     found = set()
     for file in Path("/proc").glob("[0-9]*/fd/*"):
-        with contextlib.suppress(OSError):  # it has ended, or closed it
+        with contextlib.suppress(OSError):  # the process ended, or closed the descriptor
             if str(file.readlink()) in sockets:
                 found.add(int(file.parts[2]))
     return found

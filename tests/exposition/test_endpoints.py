@@ -1,4 +1,4 @@
-"""What a program shows on ``/metrics``, on its own page, and where it shows nothing."""
+"""What a program shows on ``/metrics``, on its own page, and when it shows nothing."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_every_known_class_is_served_from_0() -> None:
     assert found == []
 
 
-def test_a_program_on_a_taken_port_goes_on_counts_and_is_warned_once() -> None:
+def test_a_program_whose_port_is_taken_keeps_counting_and_is_warned_once() -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         env = {
             "OTEL_EXPORTER_PROMETHEUS_HOST": "127.0.0.1",
@@ -91,7 +91,7 @@ def test_no_port_is_opened_where_something_else_serves(env: dict[str, str]) -> N
 
 
 def test_the_program_s_registry_has_our_metrics_only_if_it_takes_them() -> None:
-    """Both pages scraped, each failure would be there twice."""
+    """Otherwise, scraping both pages would count each failure twice."""
     before, after, ours = children.report(
         program("""
     import faultlens
@@ -106,7 +106,7 @@ def test_the_program_s_registry_has_our_metrics_only_if_it_takes_them() -> None:
     assert (before, after, ours) == (0, [FAILURE], [FAILURE])
 
 
-def test_metrics_of_our_names_are_the_program_s_own_in_its_registry() -> None:
+def test_the_program_s_metrics_with_our_names_stay_in_its_registry() -> None:
     own, ours = children.report(
         program("""
     import prometheus_client

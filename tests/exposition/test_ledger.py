@@ -1,4 +1,4 @@
-"""The ledger of one process: it counts exactly, whatever is done to the process or the file."""
+"""The ledger of one process counts exactly, whatever happens to the process or the file."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ root = pytest.mark.skipif(
 
 
 def attack(name: str, **options: object) -> Any:
-    """What an attack reports, which runs in a process of its own."""
+    """Run an attack in its own process; returns its report."""
     done = run(name, **options)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
@@ -78,7 +78,7 @@ PIPES: dict[str, Any] = {
 
 
 class Opened:
-    """Ledgers of one directory, as processes have them one after the other."""
+    """Ledgers in one directory, as if opened by one process after the other."""
 
     def __init__(self, place: StorePath) -> None:
         self.place = place
@@ -91,7 +91,7 @@ class Opened:
         return ledger
 
     def elsewhere(self, *before: str) -> tuple[subprocess.Popen[str], str]:
-        """A process that has counted, and the name of the ledger that it holds."""
+        """Another process that has counted, and the name of its ledger."""
         arguments = command("hold", *before, directory=self.place.directory)
         process = subprocess.Popen(arguments, **PIPES)
         self._processes.append(process)
@@ -134,7 +134,7 @@ keys = st.lists(st.text(), min_size=1, max_size=16).map(tuple)
 
 
 @given(keys)
-def test_any_key_comes_back(key: tuple[str, ...]) -> None:
+def test_any_key_survives_encoding(key: tuple[str, ...]) -> None:
     raw = encode(key)
     assert len(raw) <= 480
     plain = tuple(label.replace("\x1f", "").encode("utf-8", "replace").decode() for label in key)
@@ -181,7 +181,7 @@ def test_in_memory_it_counts_the_same(tmp_path: Path) -> None:
     assert mine == {("failures", str(number)): 1 for number in range(500)}
 
 
-def test_what_was_counted_before_a_file_was_taken_is_moved_into_it(opened: Opened) -> None:
+def test_counts_made_before_a_file_was_taken_are_moved_into_it(opened: Opened) -> None:
     ledger = Ledger(opened.place, opened.told.append)
     count(ledger, 3)
     ledger.add(KEY, 5.0, (7, 8))
@@ -193,7 +193,7 @@ def test_what_was_counted_before_a_file_was_taken_is_moved_into_it(opened: Opene
     assert ledger.unsaved() == {}
 
 
-def test_a_thread_that_still_has_the_memory_in_its_hand_loses_nothing(opened: Opened) -> None:
+def test_a_thread_that_still_counts_in_memory_loses_nothing(opened: Opened) -> None:
     ledger = Ledger(opened.place, opened.told.append)
     count(ledger)
     slot = ledger._state.slots[KEY]
@@ -202,13 +202,13 @@ def test_a_thread_that_still_has_the_memory_in_its_hand_loses_nothing(opened: Op
     memory, index = slot
     for late in (1, 2, 3):
         memory.counts[index] += 1
-        ledger._state.slots[KEY] = slot  # as by a thread that was making it
+        ledger._state.slots[KEY] = slot  # as a thread does that was just making it
         ledger.check()
         assert ledger._state.slots[KEY] != slot
         assert numbers(opened.place) == own(ledger) == {KEY: 1 + late}
 
 
-def test_more_keys_than_a_ledger_has_slots_take_others(opened: Opened) -> None:
+def test_more_keys_than_a_ledger_has_slots_take_further_ledgers(opened: Opened) -> None:
     ledger = opened()
     for number in range(900):
         count(ledger, 2, ("failures", str(number)))
@@ -218,7 +218,7 @@ def test_more_keys_than_a_ledger_has_slots_take_others(opened: Opened) -> None:
     assert numbers(opened.place) == own(ledger)
     assert sum(own(ledger).values()) == 1800
     assert ledger.unsaved() == {}
-    assert len(files(opened.place)) <= 4  # each larger than the one before
+    assert len(files(opened.place)) <= 4  # each is larger than the one before
 
 
 def test_keys_beyond_the_limit_are_counted_with_fewer_labels(
@@ -242,7 +242,7 @@ def test_keys_beyond_the_limit_are_counted_with_fewer_labels(
 
 
 def test_restarts_use_the_same_file_and_the_same_slots(opened: Opened) -> None:
-    """Keys that were cut or cleaned too."""
+    """Even for keys that were cut or cleaned."""
     wanted = [("failures", str(number), "x" * 600, "\x1f\ud800") for number in range(60)]
     for _ in range(5):
         ledger = opened()
@@ -258,7 +258,7 @@ def test_restarts_use_the_same_file_and_the_same_slots(opened: Opened) -> None:
 
 
 @pytest.mark.parametrize("keys", [90, 200, 700])
-def test_restarts_of_a_program_with_many_keys_do_not_need_more_and_more_files(
+def test_restarts_of_a_program_with_many_keys_do_not_accumulate_files(
     opened: Opened, keys: int
 ) -> None:
     after = []
@@ -298,11 +298,11 @@ def test_close_lets_another_process_have_the_file_and_later_counts_are_in_memory
     assert first.unsaved()[KEY].number == 2
 
 
-# Who takes which file.
+# Which process takes which file.
 
 
 @linux
-def test_the_file_of_a_process_that_lives_is_not_taken(opened: Opened) -> None:
+def test_the_file_of_a_live_process_is_not_taken(opened: Opened) -> None:
     first, second = opened(), opened()
     assert file_of(first) != file_of(second)
 
@@ -323,7 +323,7 @@ def test_the_file_of_a_killed_process_is_taken_even_if_nobody_waited_for_it(
 
 @linux
 def test_a_free_lock_alone_proves_nothing(opened: Opened) -> None:
-    """On overlayfs the lock is lost. Here it is that of a copy, which nobody holds."""
+    """On overlayfs the lock is lost. Here a copy of the file stands for that: nobody locks it."""
     process, name = opened.elsewhere()
     path, copy = opened.place.directory / name, opened.place.directory / "copy.ledger"
     shutil.copy(path, copy)
@@ -335,7 +335,7 @@ def test_a_free_lock_alone_proves_nothing(opened: Opened) -> None:
 
 
 @linux
-def test_a_process_id_that_is_used_again_is_another_process(opened: Opened) -> None:
+def test_a_reused_process_id_is_another_process(opened: Opened) -> None:
     process, name = opened.elsewhere()
     path = opened.place.directory / name
     with path.open("r+b") as file:
@@ -356,7 +356,7 @@ NAMESPACE = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
 
 
 def permitted(*arguments: str) -> None:
-    """Skip the test where the system does not permit this."""
+    """Skip the test if the system does not permit this command."""
     try:
         done = subprocess.run(arguments, capture_output=True, check=False, timeout=children.TIMEOUT)
     except FileNotFoundError:
@@ -367,7 +367,7 @@ def permitted(*arguments: str) -> None:
 
 @pytest.fixture(params=["same file system", "overlayfs"])
 def shared(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Opened]:
-    """A directory of a file system whose maps keep a file's lock, and of one whose do not."""
+    """A directory on a file system where a mapping keeps the lock, and one where it does not."""
     permitted(*NAMESPACE, "true")
     directory = tmp_path
     if request.param == "overlayfs":
@@ -405,7 +405,7 @@ def take(opened: Opened, *before: str) -> list[str]:
 def test_the_file_of_a_container_that_is_gone_is_taken(
     shared: Opened, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At once where the map holds the lock. On overlayfs only silence tells."""
+    """It is taken at once if the mapping keeps the lock; on overlayfs, after a long silence."""
     process, name = shared.elsewhere(*NAMESPACE)
     killed(process)
     path = shared.place.directory / name
@@ -427,19 +427,19 @@ def test_the_files_of_an_earlier_boot_are_taken(shared: Opened) -> None:
 
 
 @linux
-def test_a_process_that_executes_another_program_has_its_file_again(opened: Opened) -> None:
+def test_a_process_that_executes_another_program_takes_its_file_again(opened: Opened) -> None:
     attack("execute", directory=opened.place.directory)
     assert len(files(opened.place)) == 1
     assert numbers(opened.place) == {KEY: 2}
 
 
-def test_who_finds_another_owner_in_the_file_takes_another(opened: Opened) -> None:
+def test_a_process_that_finds_another_owner_in_its_file_takes_another_file(opened: Opened) -> None:
     ledger = opened()
     path = file_of(ledger)
     count(ledger, 3)
     ledger.check()
     content = with_cell(path.read_bytes(), Cell.HOLDS_LOCK, 0)
-    with path.open("r+b") as file:  # as by a process that took it for a dead one's
+    with path.open("r+b") as file:  # as a process does that believes the owner is dead
         file.write(content[: sheets.TOKEN])
         file.write(bytes([content[sheets.TOKEN] ^ 1]))
     count(ledger, 2)
@@ -449,7 +449,7 @@ def test_who_finds_another_owner_in_the_file_takes_another(opened: Opened) -> No
     assert numbers(opened.place) == own(ledger) == {KEY: 5}
 
 
-def test_what_a_killed_process_did_not_finish_is_removed_when_it_is_old(opened: Opened) -> None:
+def test_an_old_unfinished_file_of_a_killed_process_is_removed(opened: Opened) -> None:
     opened.place.directory.mkdir(mode=0o700)
     old, new, held = (opened.place.directory / f"{n}.ledger.tmp" for n in ("old", "new", "held"))
     for path in (old, new, held):
@@ -462,10 +462,10 @@ def test_what_a_killed_process_did_not_finish_is_removed_when_it_is_old(opened: 
         assert (old.exists(), new.exists(), held.exists()) == (False, True, True)
 
 
-# Files and directories that are not as they should be.
+# Bad files and directories.
 
 
-def test_the_default_directory_is_its_user_s_alone(opened: Opened) -> None:
+def test_the_default_directory_is_private_to_its_user(opened: Opened) -> None:
     count(opened())
     directory = opened.place.directory
     assert stat.S_IMODE(directory.stat().st_mode) == 0o700
@@ -475,7 +475,7 @@ def test_the_default_directory_is_its_user_s_alone(opened: Opened) -> None:
 
 
 def refused(opened: Opened, why: str) -> None:
-    """Counts are in memory, and the reason is told once."""
+    """Check that counts are in memory, and that the reason is reported once."""
     ledger = opened()
     count(ledger, 3)
     ledger.check()
@@ -484,7 +484,7 @@ def refused(opened: Opened, why: str) -> None:
     assert ledger.unsaved()[KEY].number == own(ledger)[KEY] == 3
 
 
-def test_a_named_directory_is_made_and_its_modes_are_those_of_the_files(tmp_path: Path) -> None:
+def test_a_named_directory_is_created_and_its_files_get_its_mode(tmp_path: Path) -> None:
     opened = Opened(StorePath(tmp_path / "a" / "b", private=False))
     opened().close()
     assert stat.S_IMODE(opened.place.directory.stat().st_mode) == 0o700
@@ -518,7 +518,7 @@ def test_a_directory_of_another_user_is_refused(opened: Opened) -> None:
 
 @root
 @pytest.mark.parametrize("private", ["yes", ""])
-def test_root_s_child_that_becomes_another_user_is_counted_and_read(private: str) -> None:
+def test_a_child_of_root_that_becomes_another_user_is_counted_and_read(private: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
         found = attack("another_user", directory=f"{folder}/store", private=private)
@@ -526,7 +526,7 @@ def test_root_s_child_that_becomes_another_user_is_counted_and_read(private: str
 
 
 @root
-def test_users_share_a_directory_whose_modes_let_them() -> None:
+def test_users_share_a_directory_whose_mode_permits_it() -> None:
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
         assert attack("users", directory=f"{folder}/store") == {
@@ -570,7 +570,7 @@ def test_only_ledgers_are_taken(opened: Opened, tmp_path: Path) -> None:
 
 
 def test_a_ledger_of_other_sizes_is_read_and_counted_in(opened: Opened) -> None:
-    """One by another version of faultlens."""
+    """Another version of faultlens may write such a ledger."""
     opened.place.directory.mkdir(mode=0o700)
     layout = Layout(64, key_bytes=100, birth_bytes=64)
     content = sheets._blank(layout, b"u" * 16)
@@ -602,7 +602,7 @@ def test_a_ledger_of_other_sizes_is_read_and_counted_in(opened: Opened) -> None:
         (b"x" * 5000, "is not a ledger, or has another byte order"),
     ],
 )
-def test_what_is_wrong_with_a_file_is_said(content: bytes, why: str) -> None:
+def test_the_error_says_what_is_wrong_with_a_file(content: bytes, why: str) -> None:
     with pytest.raises(LedgerError, match=f"^{why}$"):
         checked(content[:4096], len(content))
 
@@ -626,7 +626,7 @@ def test_a_removed_file_is_replaced_by_one_with_all_its_counts(opened: Opened) -
     assert len(files(opened.place)) == 1
 
 
-def test_a_removed_directory_is_made_again(opened: Opened) -> None:
+def test_a_removed_directory_is_created_again(opened: Opened) -> None:
     ledger = opened()
     count(ledger, 2)
     shutil.rmtree(opened.place.directory)
@@ -635,7 +635,7 @@ def test_a_removed_directory_is_made_again(opened: Opened) -> None:
     assert numbers(opened.place) == {KEY: 5}
 
 
-def test_a_thread_that_still_has_the_removed_file_in_its_hand_loses_nothing(
+def test_a_thread_that_still_counts_in_a_removed_file_loses_nothing(
     opened: Opened,
 ) -> None:
     ledger = opened()
@@ -651,7 +651,7 @@ def test_a_thread_that_still_has_the_removed_file_in_its_hand_loses_nothing(
     assert numbers(opened.place) == own(ledger) == {KEY: 2, OTHER: 1}
 
 
-def test_where_no_new_file_can_be_made_the_removed_one_is_counted_in_until_one_can(
+def test_counts_go_to_the_removed_file_until_a_new_one_can_be_created(
     opened: Opened, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ledger = opened()
@@ -671,7 +671,7 @@ def test_where_no_new_file_can_be_made_the_removed_one_is_counted_in_until_one_c
     assert numbers(opened.place) == own(ledger) == {KEY: 5}
 
 
-def test_a_file_that_was_cut_short_is_left_before_that_is_fatal(opened: Opened) -> None:
+def test_a_truncated_file_is_abandoned_before_that_is_fatal(opened: Opened) -> None:
     ledger = opened()
     path = file_of(ledger)
     count(ledger, 3)
@@ -728,7 +728,7 @@ def test_a_full_file_system(tmp_path: Path) -> None:
 
 def test_a_read_only_file_system(opened: Opened, tmp_path: Path) -> None:
     count(opened(), 2)
-    opened().close()  # one that could be taken
+    opened().close()  # a ledger that could be adopted
     mounted = tmp_path / "read-only"
     mounted.mkdir()
     permitted("mount", "--bind", str(tmp_path), str(mounted))
@@ -742,7 +742,7 @@ def test_a_read_only_file_system(opened: Opened, tmp_path: Path) -> None:
         subprocess.run(["umount", "--lazy", mounted], check=True)
 
 
-# What starts at 0.
+# Series that start at 0.
 
 
 def test_classes_and_workers_start_at_0_in_the_file(opened: Opened) -> None:
@@ -760,7 +760,7 @@ def test_classes_and_workers_start_at_0_in_the_file(opened: Opened) -> None:
     assert Ledgers(opened.place, None, print).read().expected == ledger.expected()
 
 
-def test_what_starts_at_0_and_has_no_room_is_left_out(opened: Opened) -> None:
+def test_births_that_do_not_fit_are_left_out(opened: Opened) -> None:
     ledger = opened()
     ledger.expect_worker("w")
     for number in range(1000):
@@ -792,17 +792,17 @@ def test_processes_that_are_killed_at_random_instants_lose_no_count() -> None:
     found = attack("kill", processes=150)
     assert found["counts"] > 10_000
     assert (found["lost"], found["doubled"], found["wrong reads"]) == (0, 0, 0)
-    assert found["files"] <= 2 * found["at once"]  # some may have been killed while they made one
+    assert found["files"] <= 2 * found["at once"]  # some may have been killed while creating one
 
 
 def test_no_ledger_has_two_owners() -> None:
     found = attack("race", rounds=4)
     assert found["with a ledger of their own"] == found["of"] == 200
     assert found["lost"] == 0
-    assert found["files"] <= 55  # those that tried all that were left and had to make one
+    assert found["files"] <= 55  # some processes found no file that was free, and created one
 
 
-def test_short_processes_one_after_the_other_have_one_file() -> None:
+def test_short_processes_one_after_the_other_use_one_file() -> None:
     assert attack("churn", processes=200) == {"lost": 0, "wrong reads": 0, "files": 1}
 
 
@@ -839,9 +839,9 @@ def test_a_child_does_not_keep_the_file_of_its_parent() -> None:
     assert attack("orphan") == {"taken": True}
 
 
-def test_a_program_that_closes_all_descriptors_has_them_for_itself() -> None:
+def test_a_program_that_closes_all_descriptors_keeps_its_own_files() -> None:
     assert attack("descriptors") == {"lost": 0, "changed": [], "descriptors": True}
 
 
-def test_a_child_takes_its_file_at_its_first_count_and_root_s_at_once() -> None:
+def test_a_child_takes_its_file_at_its_first_count_and_a_child_of_root_at_once() -> None:
     assert attack("first_count") in ({"root": 2, "user": 12}, {"user": 12})

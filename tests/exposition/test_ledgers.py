@@ -1,4 +1,4 @@
-"""The reader of all ledgers: that no sum goes down, and no file can hurt it."""
+"""The reader of all ledgers: no sum goes down, and no file can harm it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ take = Snapshots.take
 
 @pytest.fixture(params=["mapped", "by descriptor"], autouse=True)
 def _both_ways(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the system call that copies a thousand pieces, and where a sandbox refuses it."""
+    """Run a test with the system call that copies pieces, and with a sandbox that refuses it."""
     if request.param == "by descriptor":
 
         def refuse(*_: object) -> None:
@@ -45,7 +45,7 @@ def _both_ways(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
         monkeypatch.setattr(Snapshots, "take", refuse)
 
 
-def test_what_all_have_counted_is_summed(opened: Opened) -> None:
+def test_the_counts_of_all_processes_are_summed(opened: Opened) -> None:
     first, second, ledgers = opened(), opened(), reader(opened)
     assert ledgers.read().counts == {}
     first.add(KEY, 5.0, (1, 2))
@@ -77,7 +77,7 @@ def test_two_slots_of_one_key_are_summed(opened: Opened) -> None:
     ledger = opened()
     count(ledger, 2)
     (sheet,) = ledger._state.sheets
-    index = sheet.make(KEY, 0.5)  # as by two threads at once
+    index = sheet.make(KEY, 0.5)  # as two threads at once do
     assert index is not None
     sheet.counts[index] += 3
     sheet.last[index] = 9.0
@@ -87,7 +87,7 @@ def test_two_slots_of_one_key_are_summed(opened: Opened) -> None:
     assert number(ledgers) == 6
 
 
-def test_a_trace_that_is_half_written_is_none(opened: Opened) -> None:
+def test_a_half_written_trace_is_ignored(opened: Opened) -> None:
     ledger = opened()
     (sheet,) = ledger._state.sheets
     ledger.add(KEY, 5.0, (1, 2))
@@ -95,7 +95,7 @@ def test_a_trace_that_is_half_written_is_none(opened: Opened) -> None:
     assert reader(opened).read().counts[KEY].trace is None
 
 
-def test_what_this_process_has_in_memory_is_added_and_never_twice(
+def test_this_process_s_counts_in_memory_are_added_and_never_twice(
     opened: Opened, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ledger = Ledger(opened.place, opened.told.append)
@@ -112,7 +112,7 @@ def test_what_this_process_has_in_memory_is_added_and_never_twice(
     assert number(ledgers) == number(reader(opened)) == 9
 
 
-def test_without_a_directory_this_process_is_read() -> None:
+def test_without_a_directory_only_this_process_is_read() -> None:
     ledger = Ledger(None, print)
     ledger.open()
     count(ledger, 3)
@@ -120,7 +120,7 @@ def test_without_a_directory_this_process_is_read() -> None:
     assert (number(ledgers), ledgers.identity) == (3, "")
 
 
-def test_a_file_that_is_removed_stays_counted(opened: Opened) -> None:
+def test_a_removed_file_stays_counted(opened: Opened) -> None:
     ledger, ledgers = opened(), reader(opened)
     count(ledger, 5)
     assert number(ledgers) == 5
@@ -149,7 +149,7 @@ def test_a_copy_of_a_ledger_counts_once(opened: Opened, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("size", [0, 100, 4096, 4200, 20_000])
-def test_a_file_that_is_cut_short_stays_counted(opened: Opened, size: int) -> None:
+def test_a_truncated_file_stays_counted(opened: Opened, size: int) -> None:
     broken, whole, ledgers = opened(), opened(), reader(opened)
     count(broken, 5)
     count(whole, 2)
@@ -164,7 +164,7 @@ def test_a_file_that_is_cut_short_stays_counted(opened: Opened, size: int) -> No
     assert all(reason.startswith(expected) for reason in opened.told)
 
 
-def test_a_file_that_is_written_over_stays_counted(opened: Opened) -> None:
+def test_an_overwritten_file_stays_counted(opened: Opened) -> None:
     ledger, ledgers = opened(), reader(opened)
     count(ledger, 5)
     assert number(ledgers) == 5
@@ -176,7 +176,9 @@ def test_a_file_that_is_written_over_stays_counted(opened: Opened) -> None:
     assert number(ledgers) == 6
 
 
-def test_what_is_no_ledger_is_told_once_and_left_out(opened: Opened, tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_ledger_is_reported_once_and_left_out(
+    opened: Opened, tmp_path: Path
+) -> None:
     ledger, ledgers = opened(), reader(opened)
     count(ledger, 5)
     content = file_of(ledger).read_bytes()
@@ -202,20 +204,20 @@ def test_what_is_no_ledger_is_told_once_and_left_out(opened: Opened, tmp_path: P
     ]
 
 
-def test_a_name_that_another_file_has_is_read_anew(opened: Opened) -> None:
+def test_a_name_that_now_leads_to_another_file_is_read_anew(opened: Opened) -> None:
     first, second, ledgers = opened(), opened(), reader(opened)
     count(first, 5)
     assert number(ledgers) == 5
     count(second, 2)
     file_of(second).rename(file_of(first))
-    ledgers.read()  # the first one's name leads to another file: found out when either changes
+    ledgers.read()  # the first name now leads to another file; noticed when either file changes
     count(second, 2)
     count(first, 1)
     ledgers.read()
     assert number(ledgers) == 9
 
 
-def test_a_directory_that_is_not_to_be_used_is_told(opened: Opened) -> None:
+def test_an_unsafe_directory_is_reported(opened: Opened) -> None:
     opened.place.directory.mkdir()
     opened.place.directory.chmod(0o777)
     ledgers = reader(opened)
@@ -225,7 +227,7 @@ def test_a_directory_that_is_not_to_be_used_is_told(opened: Opened) -> None:
     ]
 
 
-def test_without_descriptors_there_is_no_sum_rather_than_a_wrong_one(opened: Opened) -> None:
+def test_without_descriptors_reading_fails_rather_than_giving_a_wrong_sum(opened: Opened) -> None:
     ledger, ledgers = opened(), reader(opened)
     count(ledger, 5)
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -252,8 +254,8 @@ def test_two_directories_have_two_identities(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="no other system has the call")
-def test_pieces_of_more_files_than_one_system_call_takes(tmp_path: Path) -> None:
-    """Some of which were cut short: at the ends, next to each other, where a call ends."""
+def test_more_files_than_one_system_call_can_copy(tmp_path: Path) -> None:
+    """Some are truncated: the first and last, adjacent ones, and those at the end of a call."""
     count, size, cut = 2100, 8192, [0, 7, 8, 1022, 1023, 1024, 1025, 2099]
     pieces = []
     for number in range(count):
@@ -274,7 +276,7 @@ def test_pieces_of_more_files_than_one_system_call_takes(tmp_path: Path) -> None
 
 
 def test_two_thousand_ledgers(opened: Opened) -> None:
-    """Of dead processes, each with 16 kinds of failures. No descriptor stays open."""
+    """Ledgers of dead processes, each with 16 kinds of failures. No descriptor stays open."""
     directory = opened.place.directory
     directory.mkdir(mode=0o700)
     kinds = [("failures", f"sdk.Error{kind}", "user", "w") for kind in range(16)]

@@ -1,4 +1,4 @@
-"""Servers that fork their workers: gunicorn and celery, as they are run; the totals are exact."""
+"""Servers that fork their workers: the totals are exact under a real gunicorn and Celery."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def host(tmp_path: Path) -> Host:
     return Host(tmp_path)
 
 
-# Each raise that was caught is a byte in a file, which the store is held against.
+# Each raise that was caught adds a byte to a file, with which the store is compared.
 APP = """
 done = os.open("raised", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
@@ -41,7 +41,7 @@ def app(environ, start_response):
 
 
 class Gunicorn:
-    """A gunicorn with two workers; every request makes it fail once."""
+    """A gunicorn with two workers, whose every request causes one failure."""
 
     def __init__(self, host: Host, master: Running, port: int) -> None:
         self.host = host
@@ -51,12 +51,12 @@ class Gunicorn:
 
     @property
     def raised(self) -> int:
-        """How many failures its workers know of."""
+        """How many failures its workers have caught."""
         return self._raised.stat().st_size
 
     @contextlib.contextmanager
     def loaded(self, requests: int) -> Iterator[None]:
-        """Two clients at once; a request that a killed worker had is lost to them."""
+        """Two clients at once. They lose the request of a worker that is killed."""
 
         def ask() -> None:
             for _ in range(requests // 2):
@@ -78,7 +78,7 @@ class Gunicorn:
         self.all_are_served()
 
     def all_are_served(self) -> None:
-        """Wait until they are: the worker that serves may just be being replaced."""
+        """Wait for that, since the worker that serves may be being replaced just now."""
         until(lambda: self.host.failures() == self.raised, "all failures to be served")
 
     def page(self) -> str:
@@ -90,7 +90,7 @@ def gunicorn(host: Host, *options: str, source: str = APP, **env: str) -> Iterat
     host.file(source, "web.py")
     port = free_port()
     command = [sys.executable, "-m", "gunicorn", "--workers=2", "--no-control-socket"]
-    command += ["--timeout=0"]  # else it kills workers that are slow
+    command += ["--timeout=0"]  # otherwise it kills slow workers
     command += [f"--bind=127.0.0.1:{port}", *options, "web:app"]
     with host.running(command, **env) as master:
         until(lambda: answers(f"http://127.0.0.1:{port}/"), "gunicorn")
@@ -101,7 +101,7 @@ PRELOAD = pytest.mark.parametrize("preload", [[], ["--preload"]], ids=["each loa
 
 
 @PRELOAD
-def test_workers_that_are_replaced_while_they_are_loaded(host: Host, preload: list[str]) -> None:
+def test_workers_that_are_replaced_under_load(host: Host, preload: list[str]) -> None:
     with gunicorn(host, "--max-requests=15", *preload) as server, host.scraping():
         server.load(120)
         assert host.log.read_text().count("Booting worker") > 6
@@ -109,7 +109,7 @@ def test_workers_that_are_replaced_while_they_are_loaded(host: Host, preload: li
 
 
 @needs_proc
-def test_the_worker_that_serves_the_metrics_is_killed_while_it_is_loaded(host: Host) -> None:
+def test_the_worker_that_serves_the_metrics_is_killed_under_load(host: Host) -> None:
     with gunicorn(host) as server, host.scraping():
         server.load(20)
         (serving,) = listeners(host.port)
@@ -117,7 +117,7 @@ def test_the_worker_that_serves_the_metrics_is_killed_while_it_is_loaded(host: H
         with server.loaded(60):
             os.kill(serving, signal.SIGKILL)
         until(lambda: host.failures() >= 0, "another worker to serve")
-        # The killed one may have counted, and not come so far as to know.
+        # The killed worker may have counted a failure before it could record that.
         assert host.failures() - server.raised in (0, 1)
         assert serving not in listeners(host.port)
 
@@ -153,7 +153,7 @@ def end_with_it():
 """
 
 
-def test_celery_s_workers_that_are_replaced_and_all_killed(host: Host) -> None:
+def test_celery_workers_that_are_replaced_and_then_all_killed(host: Host) -> None:
     for folder in ("queue", "control"):
         (host.folder / folder).mkdir()
     host.file(TASKS, "tasks.py")
@@ -180,9 +180,9 @@ def app(environ, start_response):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can run workers as another user")
-def test_workers_of_another_user_than_the_master_that_has_loaded_the_program() -> None:
-    """The default store is the master's, private to it; the workers count there all the same."""
-    with tempfile.TemporaryDirectory() as parent:  # tmp_path is below one that is root's alone
+def test_workers_of_another_user_than_the_master_that_loaded_the_program() -> None:
+    """The default store is private to the master's user; the workers still count there."""
+    with tempfile.TemporaryDirectory() as parent:  # tmp_path is private to root
         Path(parent).chmod(0o755)
         host = Host(Path(parent, "host"))
         host.folder.mkdir()
@@ -229,7 +229,7 @@ def test_the_program_s_own_metrics_stay_where_they_are(host: Host) -> None:
     assert host.counted() == {"failures": 10}
 
 
-def test_prometheus_client_s_multiprocess_mode_has_the_program_s_own_metrics_alone(
+def test_prometheus_client_s_multiprocess_mode_has_only_the_program_s_metrics(
     host: Host,
 ) -> None:
     files = host.folder / "multiprocess"

@@ -1,4 +1,4 @@
-"""Processes that fork, spawn and really die: what they counted is in the store, exactly."""
+"""The store has the exact counts of real processes that fork, spawn and die."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.servers import until
 
 
 def _unshare() -> list[str] | None:
-    """How to run a program in a pid namespace of its own; None if that is not permitted."""
+    """The command to run a program in its own pid namespace; None if that is not permitted."""
     command = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
     for way in (command, [*command, "--map-root-user"]):
         try:
@@ -38,7 +38,7 @@ def host(tmp_path: Path) -> Host:
     return Host(tmp_path)
 
 
-# How a process ends.
+# Ways for a process to end.
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def host(tmp_path: Path) -> Host:
         ("os.execlp('true', 'true')", 0),
     ],
 )
-def test_however_abruptly_a_process_ends_after_the_raise_it_is_counted(
+def test_a_raise_is_counted_however_abruptly_the_process_then_ends(
     host: Host, end: str, status: int
 ) -> None:
     host.run(f"fail(2)\n{end}", ends=status)
@@ -63,7 +63,7 @@ def test_the_failure_that_ends_a_process_is_counted(host: Host) -> None:
     assert host.counted() == {"failures": 1}
 
 
-def test_what_fails_at_exit_is_counted_before_and_after_faultlens_s_own_end(host: Host) -> None:
+def test_failures_at_exit_are_counted_before_and_after_faultlens_itself_ends(host: Host) -> None:
     source = """
         import atexit
         atexit.register(lambda: fail(1))  # the first to be registered is the last to run
@@ -82,7 +82,7 @@ def test_what_fails_at_exit_is_counted_before_and_after_faultlens_s_own_end(host
 
 
 @pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
-def test_multiprocessing_s_processes_and_pools_and_the_executor_s(host: Host, method: str) -> None:
+def test_processes_and_pools_of_multiprocessing_and_the_executor(host: Host, method: str) -> None:
     file = host.file("""
         import concurrent.futures, multiprocessing
 
@@ -114,7 +114,7 @@ def test_multiprocessing_s_processes_and_pools_and_the_executor_s(host: Host, me
 
 
 @pytest.mark.parametrize("fork", ["os.fork", "fork_by_c_code"])
-def test_forks_of_forks_count_each_their_own(host: Host, fork: str) -> None:
+def test_forks_of_forks_each_count_their_own_failures(host: Host, fork: str) -> None:
     host.run(
         """
         fork = globals().get(sys.argv[1], fork)
@@ -150,7 +150,7 @@ def test_a_fork_before_the_first_failure(host: Host, fork: str) -> None:
 def test_a_child_that_c_code_forked_has_no_thread_of_ours_and_switches_no_events(
     host: Host,
 ) -> None:
-    """A switch walks the stacks of the parent's threads, which threads of the child overwrite."""
+    """Switching walks the stacks of the parent's threads, which the child's threads overwrite."""
     done = host.run("""
         from faultlens import pipeline
         from faultlens.hook.monitoring import FOREIGN_LIMIT
@@ -181,9 +181,9 @@ def test_a_child_that_c_code_forked_has_no_thread_of_ours_and_switches_no_events
 
 
 def test_the_workers_that_uwsgi_forks_from_its_master(host: Host) -> None:
-    """Each worker serves, and counts in its threads, although the master has a thread (Flyte's).
+    """Each worker serves, and counts in its threads, although the master has a thread of Flyte's.
 
-    On Python 3.13 a switch of events crashes such a worker, without faultlens too.
+    On Python 3.13, switching events crashes such a worker, even without faultlens.
     """
     uwsgi = """
         import sys, types
@@ -275,7 +275,7 @@ def test_forks_in_threads_while_threads_raise_and_scrape(host: Host) -> None:
 
 
 def test_short_processes_leave_as_many_files_as_lived_at_once(host: Host) -> None:
-    """A scraper sees no total go down and no error, every fifth process is killed."""
+    """A scraper sees no error, and no total that goes down. Every fifth process is killed."""
     at_once, processes = 6, 150
     with host.serving(), host.scraping():
         host.run(
@@ -305,7 +305,7 @@ def test_short_processes_leave_as_many_files_as_lived_at_once(host: Host) -> Non
 # Killed at any instant.
 
 
-def test_of_processes_that_are_killed_while_they_raise_no_completed_raise_is_lost(
+def test_no_completed_raise_is_lost_when_processes_are_killed_while_raising(
     host: Host,
 ) -> None:
     with host.serving(), host.scraping():
@@ -468,7 +468,7 @@ def test_a_forked_child_leaves_the_port_to_its_parent_and_takes_it_over(
             assert parent.tell("2") == "done"  # the child answers
             assert host.failures() == 3
             until(lambda: scraper.pages > 0, "a scrape")
-            # What C code forks has its parent's socket until it counts.
+            # A child that C code forked keeps its parent's socket until it counts.
             assert listeners(host.port) == {parent.pid}
             parent.process.kill()
             if fork == "os.fork":

@@ -1,4 +1,4 @@
-"""A program whose store cannot be used counts in memory, is warned once, and goes on."""
+"""A program whose store cannot be used is warned once and goes on counting in memory."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FAIL = """
 
 
 @pytest.mark.parametrize("what", ["symlink", "file", "below a file", "another's"])
-def test_a_directory_that_is_not_to_be_used(tmp_path: Path, what: str) -> None:
+def test_an_unusable_directory(tmp_path: Path, what: str) -> None:
     place, words = tmp_path / "store", ""
     if what == "symlink":
         (tmp_path / "elsewhere").mkdir()

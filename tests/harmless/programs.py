@@ -1,11 +1,11 @@
-"""Runs small random programs, each in a process of its own. Imported by a child, not by tests.
+"""Runs small random programs, each in its own process. Imported by a child, not by tests.
 
 A program is data: a list of steps, each a name and its arguments, where a list is a block of steps.
-It raises SDK exceptions through all that a Python program has for that, and says what it saw: the
-order in which things happened, each exception with its frames and its text, its own exit status and
-what the interpreter wrote about its end. The same program must say the same with faultlens and
-without. It also says what must be counted: how many distinct objects it raised, and how many of
-them were not raised from one that had been raised before.
+It raises SDK exceptions in every way that Python has, and reports what it saw: the order of events,
+each exception with its frames and its text, its exit status, and what the interpreter wrote at its
+end. The report must be the same with and without faultlens. It also has the expected counts: how
+many distinct objects the program raised, and how many of them were not raised from one that had
+been raised before.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ CLASSES = (Error, More, First)
 
 
 class World:
-    """What one program has made, and what it saw."""
+    """What one program has created and seen."""
 
     def __init__(self) -> None:
         self.stored: list[BaseException] = []
@@ -96,7 +96,7 @@ def step(function: Callable[..., None]) -> Callable[..., None]:
     return function
 
 
-# Without a block.
+# Steps without a block.
 
 
 @step
@@ -296,7 +296,7 @@ def closed(world: World, steps: Block) -> None:
     running.close()
 
 
-# Threads and tasks. A loop within a loop is an error of the program's own, so each has a thread.
+# Threads and tasks. Event loops cannot be nested, so each has its own thread.
 
 
 @step
@@ -314,7 +314,7 @@ def uncaught_in_a_thread(world: World, steps: Block) -> None:
 def _in_a_thread(do: Callable[..., Any], *args: Any) -> None:
     with concurrent.futures.ThreadPoolExecutor(1) as executor:
         future = executor.submit(do, *args)
-        concurrent.futures.wait([future])  # which line of `result` raises depends on that
+        concurrent.futures.wait([future])  # it determines which line of `result` raises
         future.result()
 
 
@@ -423,7 +423,7 @@ if sys.version_info >= (3, 11):
 
 
 def _play(program: dict[str, Any]) -> None:
-    """Run a program; it may end this process."""
+    """Run a program, which may end this process."""
     world = World()
     try:
         for one in program["steps"]:
@@ -436,7 +436,7 @@ def _play(program: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """Read programs, fork for each, and say how it ended and what it said and wrote."""
+    """Read programs, fork for each, and report its exit status, its report and its output."""
     out, err = sys.argv[1:]
     pipeline = sys.modules.get("faultlens.pipeline")
     running = pipeline.running() if pipeline is not None else None
@@ -448,7 +448,7 @@ def main() -> None:
                 opened = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
                 os.dup2(opened, number)
                 os.close(opened)
-            return _play(json.loads(line))  # and leave as any program does
+            return _play(json.loads(line))  # and exit as any program does
         status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         print(status, flush=True)
     return None

@@ -1,11 +1,11 @@
-"""A program that fails in every way at once, for as long as it is told; and what it must not cost.
+"""A program that fails in every way at once, for a given time, must not grow.
 
     python -m tests.harmless.soak --minutes 30
 
-Threads, asyncio tasks and forked children raise SDK exceptions, a thread scrapes /metrics, and the
-collector that is sent the counters and a span for each failure comes and goes. Between rounds
-nothing may grow but the counts, and those are exact. It prints what there is after some of the
-rounds, and at the end what is wrong.
+Threads, asyncio tasks and forked children raise SDK exceptions, and a thread scrapes /metrics. The
+collector, which gets the counters and a span for each failure, comes and goes. From round to round,
+only the counts may grow, and they must be exact. The program prints its state after some of the
+rounds, and the problems at the end.
 """
 
 from __future__ import annotations
@@ -143,12 +143,12 @@ for number, line in enumerate(sys.stdin):
 
 
 class Round(NamedTuple):
-    """What there is after a round."""
+    """The state after a round."""
 
     done: int
-    """Raises in this round."""
+    """The number of raises in this round."""
     raised: float
-    """Raises that the store has, of all rounds."""
+    """The number of raises in the store, from all rounds."""
     dropped: dict[str, float]
     memory: int
     descriptors: int
@@ -158,7 +158,7 @@ class Round(NamedTuple):
 
 
 def rounds(folder: Path) -> Generator[Round, None, None]:
-    """Play round after round; the program ends with the iterator."""
+    """Run one round after the other; the program ends with the iterator."""
     collector, endpoint = free_port(), free_port()
     env = {
         "FAULTLENS_STORE": str(folder / "store"),
@@ -199,9 +199,10 @@ def rounds(folder: Path) -> Generator[Round, None, None]:
 
 
 def problems(seen: Sequence[Round]) -> list[str]:
-    """What is wrong after these rounds, twice WARM_UP at least.
+    """What is wrong after these rounds, of which there are at least twice WARM_UP.
 
-    Each end is WARM_UP rounds, because between two rounds an exporter may have a connection or not.
+    The first and the last WARM_UP rounds are compared, since an exporter may or may not have a
+    connection after a single round.
     """
     first, last = seen[:WARM_UP], seen[-WARM_UP:]
     done = sum(each.done for each in seen)
@@ -215,7 +216,7 @@ def problems(seen: Sequence[Round]) -> list[str]:
 
     for name in ("descriptors", "threads", "pending", "remembered"):
         growth(name)
-    # The allocator keeps some of what was free; a leak of 1 kB for each raise would be far more.
+    # The allocator keeps some free memory; a leak of 1 kB per raise would be far more.
     growth("memory", allowed=max(8_000_000, first[-1].memory // 10))
     if last[-1].dropped.keys() - {"span_error"}:
         found.append(f"dropped: {last[-1].dropped}")
@@ -223,7 +224,7 @@ def problems(seen: Sequence[Round]) -> list[str]:
 
 
 WARM_UP = 6
-"""Rounds, after which all that is made once has been made."""
+"""After this many rounds, everything that is created only once has been created."""
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Greenlets: a raise that let another greenlet run would lose what that one raises.
+"""Greenlets: if recording a raise let another greenlet run, the raises of that one would be lost.
 
 The interpreter reports no events of a thread while our callback runs in it.
 """

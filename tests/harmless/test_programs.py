@@ -1,4 +1,4 @@
-"""Random programs do what they do without faultlens, and each object they raise is counted once."""
+"""Random programs behave as without faultlens, and each object that they raise is counted once."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _ONE_BLOCK = [
 
 
 def _programs(detector: str) -> st.SearchStrategy[dict[str, Any]]:
-    # settrace cannot tell a raise that nobody saw once its traceback is taken off.
+    # settrace misses an unseen raise if the exception's traceback is then removed.
     blocks = [*_ONE_BLOCK, *(["again_without_traceback"] if detector != "sys.settrace" else [])]
 
     def nested(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
@@ -66,7 +66,7 @@ def _programs(detector: str) -> st.SearchStrategy[dict[str, Any]]:
 
 
 class Run(NamedTuple):
-    """What there is to see of a program from outside."""
+    """Everything that can be seen of a program from outside."""
 
     status: int
     happened: Any
@@ -77,7 +77,7 @@ class Run(NamedTuple):
 
 
 class Player:
-    """A process that runs programs, one after the other."""
+    """A process that runs programs one after the other."""
 
     def __init__(self, folder: Path, process: subprocess.Popen[str]) -> None:
         self._files = _files(folder)
@@ -129,14 +129,14 @@ def _player(folder: Path, detector: str, **env: str) -> Iterator[Player]:
 
 
 class Store:
-    """What all the programs have counted."""
+    """The counts of all programs."""
 
     def __init__(self, directory: Path) -> None:
         self._ledgers = Ledgers(StorePath(directory, private=False), None, _cannot_be_read)
         self._before: dict[str, int] = {}
 
     def news(self) -> dict[str, int]:
-        """What was counted since the last look, by metric."""
+        """The counts since the last call, by metric."""
         reading = self._ledgers.read()
         now = {
             name: sum(count.number for count in counts.values())
@@ -151,7 +151,7 @@ def _cannot_be_read(reason: str) -> None:
 
 
 @pytest.mark.parametrize("detector", _DETECTORS)
-def test_a_random_program_ends_as_without_and_each_object_counts_once(
+def test_a_random_program_behaves_as_without_and_each_object_counts_once(
     detector: str, tmp_path: Path
 ) -> None:
     store = tmp_path / "store"
@@ -179,7 +179,7 @@ def test_a_random_program_ends_as_without_and_each_object_counts_once(
             assert found == expected
             failures, suppressed = news[series.FAILURES], news[series.SUPPRESSED]
             assert failures + suppressed == expected.failures + expected.wrapped
-            if detector == "sys.monitoring":  # settrace may see a raise late, with a later cause
+            if detector == "sys.monitoring":  # settrace may see a raise late, with a new cause
                 assert failures == expected.failures
             assert news[series.DROPPED] == 0
 

@@ -1,6 +1,6 @@
-"""Where such hooks break, as the bug histories of others tell, and which tests of ours show each.
+"""Lists where such hooks break, from the bug histories of others, and our tests for each point.
 
-Those that belong nowhere else are here. All run on every Python that is supported.
+Tests that belong nowhere else are here. All run on every supported Python.
 """
 
 from __future__ import annotations
@@ -18,41 +18,41 @@ NEW = sys.version_info >= (3, 12)
 
 THE_LIST = {
     "1. strangers: whatever an exception or its class does when it is looked at": """
-        hook/test_hostile.py::test_a_stranger_reaches_the_host_as_it_is
+        hook/test_hostile.py::test_a_stranger_reaches_the_host_unchanged
         hook/test_hostile.py::test_a_stranger_counts_once_and_has_its_event
         harmless/test_the_list.py::test_arguments_that_raise_sdk_exceptions_are_not_looked_at
     """,
     "2. one count through many layers": """
         hook/test_table.py::test_each_raised_object_counts_once
         harmless/test_the_list.py::test_an_exception_is_handled_once_however_many_layers_it_passes
-        harmless/test_programs.py::test_a_random_program_ends_as_without_and_each_object_counts_once
+        harmless/test_programs.py::test_a_random_program_behaves_as_without_and_each_object_counts_once
     """,
     "3. every way to raise, and to raise again": """
         hook/test_table.py::test_each_raised_object_counts_once
-        hook/test_table.py::test_the_host_sees_what_it_would_see_without
-        harmless/test_programs.py::test_a_random_program_ends_as_without_and_each_object_counts_once
+        hook/test_table.py::test_the_host_sees_the_same_as_without_faultlens
+        harmless/test_programs.py::test_a_random_program_behaves_as_without_and_each_object_counts_once
     """,
     "4. what is no raise: constructed, unpickled, set on a future; control flow of Python": """
         hook/test_table.py::test_each_raised_object_counts_once
     """,
     "5. groups, long chains, rings": """
-        hook/test_hostile.py::test_huge_groups_and_long_chains_cost_no_more_than_any_other
-        harmless/test_the_list.py::test_rings_of_causes_and_contexts_come_to_an_end
+        hook/test_hostile.py::test_huge_groups_and_long_chains_cost_no_more_than_other_exceptions
+        harmless/test_the_list.py::test_cycles_of_causes_and_contexts_terminate
     """,
     "6. no stack left, no memory left, nearly everything gone": """
-        hook/test_hostile.py::test_at_the_recursion_limit_no_raise_is_lost_without_a_word
+        hook/test_hostile.py::test_at_the_recursion_limit_no_raise_is_lost_silently
         hook/test_hostile.py::test_raises_at_exit_are_counted_and_raises_after_it_do_no_harm
-        hook/test_hostile.py::test_with_its_module_globals_gone_the_hook_does_no_harm
-        harmless/test_the_list.py::test_wherever_memory_ends_the_process_goes_on
-        harmless/test_the_list.py::test_an_exception_that_lives_to_the_very_end_dies_in_silence
+        hook/test_hostile.py::test_the_hook_does_no_harm_when_its_module_globals_are_gone
+        harmless/test_the_list.py::test_the_process_survives_wherever_memory_runs_out
+        harmless/test_the_list.py::test_an_exception_that_is_freed_at_the_very_end_causes_no_output
         harmless/test_the_list.py::test_a_stack_of_100_000_frames
     """,
     "7. forks and what dies": """
-        hook/test_processes.py::test_children_that_are_forked_while_threads_raise_and_scrape_do_not_hang
-        hook/test_processes.py::test_multiprocessing_children_count_their_own
-        exposition/test_processes.py::test_however_abruptly_a_process_ends_after_the_raise_it_is_counted
-        exposition/test_prefork.py::test_workers_that_are_replaced_while_they_are_loaded
-        exposition/test_prefork.py::test_celery_s_workers_that_are_replaced_and_all_killed
+        hook/test_processes.py::test_children_forked_while_threads_raise_and_scrape_do_not_hang
+        hook/test_processes.py::test_multiprocessing_children_count_their_own_raises
+        exposition/test_processes.py::test_a_raise_is_counted_however_abruptly_the_process_then_ends
+        exposition/test_prefork.py::test_workers_that_are_replaced_under_load
+        exposition/test_prefork.py::test_celery_workers_that_are_replaced_and_then_all_killed
     """,
     "8. exporters and SDKs that fail": """
         sinks/test_spans.py::test_a_span_processor_that_raises_costs_the_event_and_nothing_else
@@ -60,21 +60,21 @@ THE_LIST = {
         sinks/test_spans.py::test_the_api_without_a_provider_is_no_reason_to_fail
         test_serve.py::test_a_program_whose_port_another_store_has_says_so_and_counts_on
         test_startup.py::test_an_sdk_that_fails_to_import_fails_as_ever_and_may_be_tried_again
-        harmless/test_the_list.py::test_a_metric_of_the_host_s_with_our_name_stays_the_host_s
+        harmless/test_the_list.py::test_a_metric_of_the_host_with_our_name_stays_the_host_s
     """,
     "9. re-entrancy": """
-        hook/test_hostile.py::test_signals_and_finalizers_in_the_middle_of_everything_neither_hang_nor_cost_a_count
-        hook/test_hostile.py::test_what_a_signal_handler_raises_in_the_middle_of_our_work_reaches_the_host
+        hook/test_hostile.py::test_signals_and_finalizers_at_any_point_neither_hang_nor_lose_a_count
+        hook/test_hostile.py::test_an_exception_from_a_signal_handler_during_our_work_reaches_the_host
         hook/test_coexistence.py::test_switching_between_threads_never_misses_a_raise
-        harmless/test_the_list.py::test_a_span_that_raises_sdk_exceptions_costs_the_event_and_nothing_else
+        harmless/test_the_list.py::test_a_span_that_raises_sdk_exceptions_loses_only_the_event
     """,
     "10. label explosion and memory": """
         hook/test_hostile.py::test_dynamic_classes_and_random_workers_end_in_other
-        hook/test_hostile.py::test_what_a_failing_frame_held_is_free_when_the_host_is_done
+        hook/test_hostile.py::test_objects_of_a_failing_frame_are_freed_when_the_host_is_done
     """,
     "11. beside debuggers, profilers, coverage": """
         hook/test_coexistence.py::test_coverage_measures_the_same_and_the_count_is_exact
-        hook/test_coexistence.py::test_a_debugger_steps_as_ever_and_the_count_is_exact
+        hook/test_coexistence.py::test_a_debugger_steps_as_usual_and_the_count_is_exact
         hook/test_coexistence.py::test_cprofile_profiles_and_the_count_is_exact
         harmless/test_the_list.py::test_the_metrics_say_how_raises_are_detected
     """,
@@ -85,8 +85,8 @@ THE_LIST = {
         test_startup.py::test_a_value_that_is_neither_warns_once_and_stays_off
     """,
     "13. and over time": """
-        harmless/test_soak.py::test_after_many_rounds_all_is_as_after_a_few_and_every_count_is_exact
-        harmless/test_the_list.py::test_at_the_end_of_the_interpreter_no_thread_is_started
+        harmless/test_soak.py::test_many_rounds_leave_no_more_than_a_few_and_every_count_is_exact
+        harmless/test_the_list.py::test_no_thread_is_started_at_interpreter_exit
     """,
 }
 
@@ -199,7 +199,7 @@ def test_arguments_that_raise_sdk_exceptions_are_not_looked_at() -> None:
     assert children.report(source) == [3, 3, []]
 
 
-def test_rings_of_causes_and_contexts_come_to_an_end() -> None:
+def test_cycles_of_causes_and_contexts_terminate() -> None:
     source = """
         import inside
         from flyte.errors import RuntimeUserError as E
@@ -266,16 +266,16 @@ _NO_MEMORY = """
 """
 
 
-def test_wherever_memory_ends_the_process_goes_on() -> None:
-    """The host sees its exception or, as in any code that needs memory, a MemoryError."""
+def test_the_process_survives_wherever_memory_runs_out() -> None:
+    """The host sees its exception, or a MemoryError, as in any code that needs memory."""
     pytest.importorskip("_testcapi")
     for faultlens, counted in (("with", 1), ("without", 0)):
         found = children.report(_NO_MEMORY, faultlens, env={"FAULTLENS": "0"})
         assert found == [[], [], counted]
 
 
-def test_an_exception_that_lives_to_the_very_end_dies_in_silence() -> None:
-    """No frame is left when the interpreter clears the modules."""
+def test_an_exception_that_is_freed_at_the_very_end_causes_no_output() -> None:
+    """The interpreter has no frame left when it clears the modules."""
     source = """
         import flyte.errors
         kept = flyte.errors.RuntimeUserError("c", "m")
@@ -315,7 +315,7 @@ def test_a_stack_of_100_000_frames() -> None:
     assert children.report(source) == [1, 100_002]
 
 
-def test_a_metric_of_the_host_s_with_our_name_stays_the_host_s() -> None:
+def test_a_metric_of_the_host_with_our_name_stays_the_host_s() -> None:
     source = """
         import faultlens, inside
         from flyte.errors import RuntimeUserError as E
@@ -338,7 +338,7 @@ def test_a_metric_of_the_host_s_with_our_name_stays_the_host_s() -> None:
 
 
 @pytest.mark.parametrize("method", ["get_span_context", "is_recording", "add_event"])
-def test_a_span_that_raises_sdk_exceptions_costs_the_event_and_nothing_else(method: str) -> None:
+def test_a_span_that_raises_sdk_exceptions_loses_only_the_event(method: str) -> None:
     source = """
         import sys
         import inside
@@ -382,7 +382,7 @@ def test_the_metrics_say_how_raises_are_detected(taken: str) -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="no /proc")
-def test_at_the_end_of_the_interpreter_no_thread_is_started() -> None:
+def test_no_thread_is_started_at_interpreter_exit() -> None:
     source = """
         import os
         import inside

@@ -1,11 +1,11 @@
-"""Programs that raise, or do not raise, SDK exceptions; each says how many objects it raises.
+"""Programs that raise, or do not raise, SDK exceptions, and how many objects each raises.
 
-Run in a process of their own, once with faultlens and once without: the counts must be exact, and
-what the host sees must be the same. A case gets the SDK (`Sdk`) and returns the exceptions that it
-caught; it checks identities itself.
+All run in a separate process, once with faultlens and once without. The counts must be exact, and
+the host must see the same. A case gets the SDK (`Sdk`) and returns the exceptions that it caught;
+it checks identities itself.
 """
 
-# The shapes that those rules would tidy up are what is tested.
+# The tests need the code that these rules would tidy up.
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class Sdk:
     """An SDK under test."""
 
     Error: type[Exception]
-    """Constructed with a code and a message."""
+    """A class whose instances are constructed with a code and a message."""
     Missing: type[ImportError]
-    """An exception of the SDK's that is an ImportError too; constructed with a message."""
+    """An SDK class that is also an ImportError; constructed with a message."""
 
 
 Seen = Iterable[BaseException]
@@ -55,7 +55,7 @@ def case(raises: int) -> Callable[[Callable[[Sdk], Seen]], Callable[[Sdk], Seen]
 
 
 def case_311(raises: int, name: str, source: str) -> None:
-    """A case in the syntax of Python 3.11, as text; its body sees `sdk` and fills `seen`."""
+    """A case as text, in the syntax of Python 3.11. Its body uses `sdk` and fills `seen`."""
     if sys.version_info < (3, 11):
         return
     body = textwrap.indent(textwrap.dedent(source).strip(), "    ")
@@ -64,7 +64,7 @@ def case_311(raises: int, name: str, source: str) -> None:
     CASES[name] = Case(space[name], raises)
 
 
-# How an exception is raised.
+# Ways to raise.
 
 
 @case(raises=1)
@@ -287,7 +287,7 @@ def raised_long_after_its_construction(sdk: Sdk) -> Seen:
     return [exc]
 
 
-# What is no raise.
+# Things that are not a raise.
 
 
 @case(raises=0)
@@ -355,7 +355,7 @@ def a_raised_one_copied_and_the_copy_raised(sdk: Sdk) -> Seen:
     return seen
 
 
-# Where it passes.
+# Code that an exception passes through.
 
 
 @case(raises=1)
@@ -513,7 +513,7 @@ def one_object_raised_in_two_threads(sdk: Sdk) -> Seen:
             raise exc
 
     _in_threads(work, 2)
-    return []  # which thread's frames are its traceback is chance
+    return []  # either thread's frames may be its traceback
 
 
 @case(raises=4)
@@ -633,7 +633,7 @@ def constructed_before_an_await_and_raised_after(sdk: Sdk) -> Seen:
     return asyncio.run(main())
 
 
-# Classes of the user's.
+# The user's classes.
 
 
 def _raise_each(*classes: type[BaseException]) -> Seen:
@@ -929,7 +929,7 @@ def _in_threads(work: Callable[[], None], count: int) -> None:
 
 
 def run(sdk: Sdk, count: Callable[[], float]) -> dict[str, Any]:
-    """Run all cases. For each: how many raises were counted, and all that the host can see."""
+    """Run all cases. Returns for each how many raises were counted and what the host can see."""
     _define_picklable(sdk)
     results: dict[str, Any] = {}
     for name, each in CASES.items():
@@ -945,7 +945,7 @@ def _watched(run: Callable[[Sdk], Seen], sdk: Sdk) -> list[Any]:
 
 
 def _picture(exc: BaseException) -> Any:
-    """All that can be seen of an exception: itself, what it carries, and its whole chain."""
+    """Everything that can be seen of an exception: itself, its attributes and its whole chain."""
     return {
         "args": repr(exc.args),
         "vars": sorted(vars(exc)),
@@ -968,7 +968,7 @@ def _entries(exc: BaseException) -> Iterator[Any]:
 
 
 def _clean() -> bool:
-    """No trace function is left, neither on the thread nor on any frame of its stack."""
+    """Whether no trace function is left, on the thread or on any frame of its stack."""
     frame: Any = sys._getframe()
     while frame is not None:
         if frame.f_trace is not None or not frame.f_trace_lines:

@@ -1,4 +1,4 @@
-"""Exceptions of users' that defend themselves against being looked at."""
+"""Users' exceptions that fail when someone looks at them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ ERRORS = (RuntimeError, KeyboardInterrupt, SystemExit, MemoryError, RecursionErr
 Make = Callable[[type[Exception]], Exception]
 STRANGERS: dict[str, Make] = {}
 calls: list[str] = []
-"""What of a stranger's code has run."""
+"""The calls of a stranger's code."""
 
 
 def _raising(error: type[BaseException]) -> Any:
@@ -41,7 +41,7 @@ def _add_properties() -> None:
                 base: type[Exception], name: str = name, error: type[BaseException] = error
             ) -> Exception:
                 def init(self: Any, *args: Any) -> None:
-                    Exception.__init__(self, *args)  # flyte's would set the property
+                    Exception.__init__(self, *args)  # flyte's own __init__ would set the property
 
                 body = {name: property(_raising(error)), "__init__": init}
                 return type("Stranger", (base,), body)("c", "m")
@@ -56,13 +56,13 @@ def _add_metaclasses() -> None:
     for method in ("__hash__", "__eq__", "__setattr__", "__delattr__", "__repr__", "__bool__"):
         meta = type("Meta", (type,), {method: _raising(RuntimeError)})
         _add_metaclass(f"metaclass: {method} raises", meta)
-    # Not __subclasscheck__: the raise statement itself asks that one.
+    # Not __subclasscheck__: the raise statement itself calls it.
     for method in ("__instancecheck__", "__subclasses__"):
         meta = type("Meta", (type,), {method: _raising(SystemExit)})
         _add_metaclass(f"metaclass: {method} exits", meta)
 
     def getattribute(cls: type, name: str) -> Any:
-        if name == "__new__":  # the interpreter itself asks, where a class has one in Python
+        if name == "__new__":  # the interpreter itself reads it if a class has one in Python
             return type.__getattribute__(cls, name)
         raise RuntimeError(name)
 
@@ -84,7 +84,7 @@ def _make(function: Make) -> Make:
 
 
 class _LyingText(str):
-    """A string whose every method is the user's."""
+    """A string whose methods are all the user's."""
 
     __len__ = __eq__ = __hash__ = __str__ = encode = _raising(RuntimeError)
 

@@ -1,4 +1,4 @@
-"""Beside debuggers, coverage tools, profilers and other users of the interpreter's hooks."""
+"""The hook beside debuggers, coverage tools, profilers and other users of interpreter hooks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests import children
 NEW = sys.version_info >= (3, 12)
 only_new = pytest.mark.skipif(not NEW, reason="sys.monitoring")
 
-# The hook alone, on an exception class of its own; `count` looks for far raises too.
+# The hook alone, on its own exception class; `count` finds far raises too.
 _HOOK = """
     import contextlib, gc, json, sys, threading
     from faultlens.hook import Hook
@@ -72,7 +72,7 @@ def _report(*parts: str, args: tuple[str, ...] = ()) -> object:
         ("543210", "sys.settrace", None),
     ],
 )
-def test_tool_ids_that_are_taken_stay_their_owners_and_the_count_stays_exact(
+def test_taken_tool_ids_are_left_alone_and_the_count_is_exact(
     taken: str, detector: str, ours: int | None
 ) -> None:
     source = """
@@ -159,7 +159,7 @@ def test_the_event_stays_on_until_enough_foreign_exceptions_were_raised() -> Non
 
 @only_new
 def test_a_busy_program_hardly_ever_switches() -> None:
-    """Each switch makes the interpreter look at all running code again."""
+    """Switching is expensive: the interpreter instruments all running code again."""
     source = """
 
         def work():
@@ -175,7 +175,7 @@ def test_a_busy_program_hardly_ever_switches() -> None:
             thread.join()
         report(len(switches) < 8000 / 10)
     """
-    # One thread's failures are 9 foreign exceptions apart at the most; 8 threads take turns.
+    # At most 9 foreign exceptions come between two failures of a thread; 8 threads take turns.
     assert _report(_SWITCHES, source) is True
 
 
@@ -232,7 +232,7 @@ def test_a_foreign_trace_function_sees_the_same_events_and_the_count_is_exact() 
     assert (with_us[2], without[2]) == (2, 0)
 
 
-def test_a_trace_function_that_is_set_while_an_exception_is_pending_gets_the_thread() -> None:
+def test_a_trace_function_set_while_an_exception_is_pending_takes_over_the_thread() -> None:
     source = textwrap.dedent(_FOREIGN) + textwrap.dedent("""
         def start():
             sys.settrace(tracer)
@@ -308,7 +308,7 @@ def test_cprofile_profiles_and_the_count_is_exact() -> None:
     assert _report(source) == [1, 1, 2]
 
 
-def test_a_debugger_steps_as_ever_and_the_count_is_exact(tmp_path: Path) -> None:
+def test_a_debugger_steps_as_usual_and_the_count_is_exact(tmp_path: Path) -> None:
     program = tmp_path / "program.py"
     program.write_text(
         _program("""
@@ -351,7 +351,7 @@ def test_a_debugger_steps_as_ever_and_the_count_is_exact(tmp_path: Path) -> None
     assert (with_us[-1], without[-1]) == ("raised 1", "raised 0")
 
 
-# What the trace function sees of a program, and for how long.
+# What the trace function sees, and for how long.
 
 
 @pytest.mark.skipif(NEW, reason="sys.settrace")
@@ -376,7 +376,7 @@ def test_tracing_ends_with_the_raise_the_death_or_its_budget() -> None:
     assert _report(source) == [False, True, False, False, False]
 
 
-def test_an_exception_is_seen_as_it_is_raised_with_others_constructed_and_raised_before() -> None:
+def test_an_exception_is_seen_when_raised_after_others_were_constructed_and_raised() -> None:
     source = """
         hook.stop()
         hook = Hook(lambda e, frame, _: raised.append(frame and frame.f_code.co_name), print)

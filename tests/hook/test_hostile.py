@@ -1,4 +1,4 @@
-"""Whatever an exception is made of and whenever it is raised: the host notices nothing of us."""
+"""The host notices nothing of us, whatever an exception is made of and whenever it is raised."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def _strangers(faultlens: str) -> Any:
 
 
 @pytest.mark.parametrize("stranger", STRANGERS)
-def test_a_stranger_reaches_the_host_as_it_is(stranger: str) -> None:
+def test_a_stranger_reaches_the_host_unchanged(stranger: str) -> None:
     with_us, without = _strangers("1")[stranger], _strangers("0")[stranger]
     assert (with_us["same"], with_us["frames"]) == (True, without["frames"])
 
@@ -83,7 +83,7 @@ def test_a_stranger_is_recorded_in_full(stranger: str) -> None:
 
 @pytest.mark.parametrize("stranger", STRANGERS)
 def test_no_code_of_a_stranger_runs(stranger: str) -> None:
-    """In the raise itself: what the interpreter and the test do, they do without us as well."""
+    """Calls by the interpreter and by the test happen without faultlens as well."""
     assert _strangers("1")[stranger]["calls"] == _strangers("0")[stranger]["calls"]
 
 
@@ -91,7 +91,7 @@ def test_no_code_of_a_stranger_runs(stranger: str) -> None:
 
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="ExceptionGroup")
-def test_huge_groups_and_long_chains_cost_no_more_than_any_other() -> None:
+def test_huge_groups_and_long_chains_cost_no_more_than_other_exceptions() -> None:
     source = """
         import inside
         from flyte.errors import RuntimeUserError as E
@@ -158,8 +158,8 @@ def test_a_deep_stack_is_recorded_in_bounded_space() -> None:
     assert children.report(source, str(depth)) == [1, 2, True]
 
 
-def test_at_the_recursion_limit_no_raise_is_lost_without_a_word() -> None:
-    """Caught where it is raised, so that there is no further frame to record it in."""
+def test_at_the_recursion_limit_no_raise_is_lost_silently() -> None:
+    """The exception is caught in the frame that raises it, so no other frame can record it."""
     source = """
         import sys
         import inside
@@ -193,7 +193,7 @@ def test_at_the_recursion_limit_no_raise_is_lost_without_a_word() -> None:
     assert children.report(source) == [0, True, True]
 
 
-def test_at_the_recursion_limit_an_exception_that_was_constructed_arrives() -> None:
+def test_at_the_recursion_limit_a_constructed_exception_reaches_the_host() -> None:
     source = """
         import sys
         import inside
@@ -225,7 +225,7 @@ def test_at_the_recursion_limit_an_exception_that_was_constructed_arrives() -> N
     assert children.report(source) == []
 
 
-def test_past_the_recursion_limit_an_exception_is_recorded_where_there_is_room_again() -> None:
+def test_past_the_recursion_limit_an_exception_is_recorded_once_there_is_room() -> None:
     source = """
         import sys
         import inside
@@ -252,11 +252,11 @@ def test_past_the_recursion_limit_an_exception_is_recorded_where_there_is_room_a
     assert children.report(source) == 0
 
 
-# In the middle of our own work.
+# During our own work.
 
 
-def test_signals_and_finalizers_in_the_middle_of_everything_neither_hang_nor_cost_a_count() -> None:
-    """What they raise inside our callback cannot be seen; it is counted as dropped."""
+def test_signals_and_finalizers_at_any_point_neither_hang_nor_lose_a_count() -> None:
+    """Exceptions that they raise inside our callback cannot be seen and are counted as dropped."""
     source = """
         import gc, signal
         import inside
@@ -305,8 +305,8 @@ def test_signals_and_finalizers_in_the_middle_of_everything_neither_hang_nor_cos
     assert children.report(source) == [1000, 1000, 0]
 
 
-def test_raises_while_this_thread_is_inside_a_lock_of_opentelemetry_s_do_not_hang() -> None:
-    """As from a finalizer or a signal handler, which interrupt anything anywhere."""
+def test_raises_while_the_thread_holds_an_opentelemetry_lock_do_not_hang() -> None:
+    """A finalizer or a signal handler can interrupt anything and raise."""
     source = """
         import inside
         from flyte.errors import RuntimeUserError as E
@@ -368,8 +368,8 @@ _SIGNALLED = """
 """
 
 
-def test_what_a_signal_handler_raises_in_the_middle_of_our_work_reaches_the_host() -> None:
-    """And the exception that was being recorded is recorded when it is raised next."""
+def test_an_exception_from_a_signal_handler_during_our_work_reaches_the_host() -> None:
+    """The exception that was being recorded is recorded when it is raised next."""
     assert children.report(_SIGNALLED, env={"FAULTLENS": "0"}) == [
         ["SystemExit", "E", "TimeIsUp", "E", "KeyboardInterrupt", "E"],
         3,
@@ -411,7 +411,7 @@ def test_a_signal_that_arrives_while_a_span_is_asked_or_written_still_ends_the_p
     assert children.run(source, number, step, check=False).returncode == 3
 
 
-def test_a_handler_that_fails_costs_the_record_and_nothing_else() -> None:
+def test_a_handler_that_fails_loses_only_the_record() -> None:
     source = """
         import json
         from faultlens.hook import Hook
@@ -479,7 +479,7 @@ def test_dynamic_classes_and_random_workers_end_in_other() -> None:
 
 
 @pytest.mark.parametrize("span", ["in a span", "without a span"])
-def test_what_a_failing_frame_held_is_free_when_the_host_is_done(span: str) -> None:
+def test_objects_of_a_failing_frame_are_freed_when_the_host_is_done(span: str) -> None:
     source = """
         import contextlib, gc, sys, weakref
         import inside
@@ -580,7 +580,7 @@ def test_enabling_and_disabling_leaves_no_object_behind() -> None:
     assert after == before
 
 
-# Freed by the garbage collector, anywhere.
+# Exceptions that the garbage collector frees anywhere.
 
 
 def test_exceptions_that_are_freed_while_another_is_recorded_count_too() -> None:
@@ -616,7 +616,7 @@ def test_exceptions_that_are_freed_while_another_is_recorded_count_too() -> None
     assert children.report(source, env={"FAULTLENS": None}) == ["sys.settrace", 20, []]
 
 
-# When nearly everything is gone.
+# At interpreter exit, when nearly everything is gone.
 
 
 def test_raises_at_exit_are_counted_and_raises_after_it_do_no_harm() -> None:
@@ -651,7 +651,7 @@ def test_raises_at_exit_are_counted_and_raises_after_it_do_no_harm() -> None:
     assert done.stdout.splitlines() == ["2", "True"]
 
 
-def test_with_its_module_globals_gone_the_hook_does_no_harm() -> None:
+def test_the_hook_does_no_harm_when_its_module_globals_are_gone() -> None:
     source = """
         import json, sys
         from faultlens.hook import Hook

@@ -1,4 +1,4 @@
-"""Inside a raise nothing waits, and neither the host's code nor its clocks are used."""
+"""Inside a raise, nothing waits, and neither the host's code nor its clocks are used."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _SPANS = """
 
 
 @pytest.mark.parametrize("where", ["in a span", "without a span"])
-def test_a_str_that_takes_a_lock_which_the_raiser_holds(where: str) -> None:
-    """If it were called, this would hang for ever."""
+def test_a_str_that_takes_a_lock_held_by_the_raiser(where: str) -> None:
+    """If we called the method, the test would hang."""
     source = (
         """
     import contextlib, sys, threading
@@ -100,7 +100,7 @@ _WITH_CLOCKS = {
         keep()
         assert not time.time.called and not time.monotonic.called
     """,
-    # As freezegun does it: by identity, in every module that has one of the functions.
+    # As freezegun does: by identity, in every module that has one of the functions.
     "a search through all modules": """
     def fake(name):
         def function(*args):
@@ -132,7 +132,7 @@ _WITH_CLOCKS = {
 
 
 @pytest.mark.parametrize("how", _WITH_CLOCKS)
-def test_clocks_that_the_host_replaces_are_not_asked_and_no_count_is_lost(
+def test_clocks_replaced_by_the_host_are_not_used_and_no_count_is_lost(
     how: str, tmp_path: Path
 ) -> None:
     found = children.report(
@@ -149,8 +149,8 @@ def test_clocks_that_the_host_replaces_are_not_asked_and_no_count_is_lost(
 
 
 @pytest.mark.parametrize("debug", ["1", "0"])
-def test_a_logging_handler_of_the_host_s_is_not_called_in_a_raise(debug: str) -> None:
-    """Nor may it wait for the raise: this one would wait for itself."""
+def test_the_host_s_logging_handler_is_not_called_in_a_raise(debug: str) -> None:
+    """The raise must not wait for the handler either: here it would wait for itself."""
     found = children.report(
         """
         import logging, threading
@@ -176,7 +176,7 @@ def test_a_logging_handler_of_the_host_s_is_not_called_in_a_raise(debug: str) ->
     assert found == [0, 1]
 
 
-def test_the_debug_log_survives_a_logging_configuration_of_the_host_s() -> None:
+def test_the_debug_log_survives_the_host_s_logging_configuration() -> None:
     done = children.run(
         """
         import logging.config

@@ -1,4 +1,4 @@
-"""However a process begins and ends: it counts its own raises, and none hangs or keeps a port."""
+"""However a process begins and ends, it counts its own raises, and does not hang or keep a port."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 
 from tests import children
 
-# Ready to be forked, spawned or run: what a child process does, and how it tells.
+# The start of programs whose children are forked, spawned or run: what a child does and reports.
 _COMMON = """
     import gc, json, multiprocessing, os, signal, sys, threading, time
     import inside
@@ -44,7 +44,7 @@ def _program(body: str) -> str:
     return textwrap.dedent(_COMMON) + children.ENDED + textwrap.dedent(body)
 
 
-def test_children_that_are_forked_while_threads_raise_and_scrape_do_not_hang() -> None:
+def test_children_forked_while_threads_raise_and_scrape_do_not_hang() -> None:
     source = _program("""
         busy = True
         def raise_on():
@@ -76,7 +76,7 @@ def test_children_that_are_forked_while_threads_raise_and_scrape_do_not_hang() -
     assert children.report(source) == [3] * 6
 
 
-def test_a_child_that_is_forked_in_a_thread_counts_its_own() -> None:
+def test_a_child_forked_in_a_thread_counts_its_own_raises() -> None:
     source = _program("""
         exits = []
         def fork():
@@ -93,7 +93,7 @@ def test_a_child_that_is_forked_in_a_thread_counts_its_own() -> None:
     assert children.report(source) == [3]
 
 
-def test_a_child_that_is_forked_in_the_middle_of_our_own_work_counts_its_own() -> None:
+def test_a_child_forked_during_our_own_work_counts_its_own_raises() -> None:
     source = _program("""
         from opentelemetry import trace
 
@@ -113,7 +113,7 @@ def test_a_child_that_is_forked_in_the_middle_of_our_own_work_counts_its_own() -
     assert children.report(source) == [[3], 1]
 
 
-def test_a_pending_exception_is_raised_in_the_child_and_in_the_parent_and_counts_in_each() -> None:
+def test_a_pending_exception_raised_in_both_child_and_parent_counts_in_each() -> None:
     source = _program("""
         exc = E("c", "m")
         pid = os.fork()
@@ -130,7 +130,7 @@ def test_a_pending_exception_is_raised_in_the_child_and_in_the_parent_and_counts
 
 
 @pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
-def test_multiprocessing_children_count_their_own(method: str, tmp_path: Path) -> None:
+def test_multiprocessing_children_count_their_own_raises(method: str, tmp_path: Path) -> None:
     program = tmp_path / "program.py"
     source = _program("""
         if __name__ == "__main__":
@@ -198,12 +198,12 @@ def test_an_exception_that_comes_back_from_a_process_pool_counts_once_in_a_store
     )
     in_the_child, failures, suppressed = json.loads(done.stdout)
     assert in_the_child == 1
-    # In memory the child's count ends with the child: the parent's is the only one to be seen.
+    # Without a store, the child's counts end with the child: only the parent's are visible.
     assert list(failures.values()) == [1]
     assert [name.rpartition("|")[2] for name in suppressed] == ["propagated"] * (store == "on")
 
 
-def test_a_subprocess_inherits_the_switch_and_counts_its_own() -> None:
+def test_a_subprocess_inherits_the_switch_and_counts_its_own_raises() -> None:
     source = _program("""
         import subprocess
         if len(sys.argv) == 1:
@@ -216,7 +216,7 @@ def test_a_subprocess_inherits_the_switch_and_counts_its_own() -> None:
     assert children.report(source) == [3, 0]
 
 
-def test_the_port_is_free_when_the_parent_is_gone_though_its_child_lives_on() -> None:
+def test_the_port_is_free_when_the_parent_is_gone_but_its_child_is_alive() -> None:
     source = _program("""
         from faultlens import pipeline
         server = pipeline.running().server
@@ -247,7 +247,7 @@ def test_the_port_is_free_when_the_parent_is_gone_though_its_child_lives_on() ->
             again.listen()
 
 
-def test_an_abrupt_exit_of_the_child_takes_nothing_from_the_parent() -> None:
+def test_an_abrupt_exit_of_the_child_loses_nothing_of_the_parent() -> None:
     source = _program("""
         fail()
         for _ in range(3):
@@ -316,7 +316,7 @@ def test_a_module_a_zip_application_and_a_script_count_alike(tmp_path: Path) -> 
     assert _counted("-m", "app", env={"PYTHONPATH": str(tmp_path)}) == 1
 
 
-def test_a_pth_line_that_is_run_twice_starts_once() -> None:
+def test_a_pth_line_run_twice_starts_once() -> None:
     source = """
         import sys
         import site
@@ -340,7 +340,7 @@ def test_a_pth_line_that_is_run_twice_starts_once() -> None:
     assert children.report(source) == [1, 1]
 
 
-def test_a_switch_that_is_on_costs_a_program_without_an_sdk_no_thread_and_no_descriptor() -> None:
+def test_without_an_sdk_the_switch_costs_no_thread_and_no_descriptor() -> None:
     source = """
         import json, os, threading
         print(json.dumps([threading.active_count(), len(os.listdir("/proc/self/fd"))]))
@@ -351,7 +351,7 @@ def test_a_switch_that_is_on_costs_a_program_without_an_sdk_no_thread_and_no_des
     assert on == off
 
 
-def test_an_exception_that_ends_the_program_is_counted_and_reported_as_ever() -> None:
+def test_an_exception_that_ends_the_program_is_counted_and_reported_as_usual() -> None:
     program = """
 import atexit, faultlens, flyte.errors, sys
 def last():

@@ -1,4 +1,4 @@
-"""Every way to raise, and not to raise: the count is exact and the host sees no change."""
+"""For every way to raise or not to raise, the count is exact and the host sees no change."""
 
 from __future__ import annotations
 
@@ -67,13 +67,13 @@ _WAYS = ["hook", "flyte", *(["settrace on a new Python"] if sys.version_info >= 
 
 @cache
 def _results(way: str, faultlens: bool) -> dict[str, Any]:
-    """All cases in one process, which is what makes this fast."""
+    """Run all cases in one process, which is fast."""
     if way == "flyte":
         source = _FLYTE + _REPORT
     else:
         taken = _TAKE_ALL_TOOL_IDS if way != "hook" else ""
         source = taken + _PLAIN + (_HOOKED if faultlens else _UNHOOKED) + _REPORT
-    # Without faultlens only the hook is off: the child must find its metrics either way.
+    # Without faultlens only the hook is off: the child's metrics must be available either way.
     done = children.run(source, env={"FAULTLENS": "1" if faultlens and way == "flyte" else "0"})
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return result
@@ -87,7 +87,7 @@ def test_each_raised_object_counts_once(case: str, way: str) -> None:
 
 @pytest.mark.parametrize("way", _WAYS)
 @pytest.mark.parametrize("case", CASES)
-def test_the_host_sees_what_it_would_see_without(case: str, way: str) -> None:
+def test_the_host_sees_the_same_as_without_faultlens(case: str, way: str) -> None:
     assert (
         _results(way, faultlens=True)[case]["seen"] == _results(way, faultlens=False)[case]["seen"]
     )

@@ -1,6 +1,6 @@
-"""The tables of docs/kinds.md: ``python -m tests.rules.kinds_page`` writes them.
+"""Writes the tables of docs/kinds.md: ``python -m tests.rules.kinds_page``.
 
-From the newest SDKs, without the user's rules.
+They come from the newest SDKs, without the user's rules.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def reasons() -> str:
 
 
 def table(sdk: Sdk) -> str:
-    """The classes of an SDK, without the module that all of them are in."""
+    """The table of an SDK's classes, by their names without the module."""
     modules = ", ".join(f"`{name}`" for name in sdk.errors_modules)
     rows = [f"**{sdk.distribution} {sdk.version}**, {modules}", ""]
     rows += ["| class | kind | reason | why |", "| --- | --- | --- | --- |"]

@@ -1,4 +1,4 @@
-"""``faultlens explain``: which rule decides, of which file and line."""
+"""``faultlens explain`` names the rule that decides, with its file and line."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def env(tmp_path: Path) -> dict[str, str | None]:
     return {"FAULTLENS_RULES": str(path)}
 
 
-def test_says_which_rule_of_which_line_decides(env: dict[str, str | None]) -> None:
+def test_says_which_rule_on_which_line_decides(env: dict[str, str | None]) -> None:
     cause = "botocore.exceptions.EndpointConnectionError"
 
     done = command("explain", USER_ERROR, "--cause", cause, env=env)
@@ -49,7 +49,7 @@ def test_says_which_rule_of_which_line_decides(env: dict[str, str | None]) -> No
     assert done.stderr.startswith(f"faultlens explain: {cause} cannot be imported here, so its b")
 
 
-def test_the_sdk_s_own_word_decides_where_no_rule_does(env: dict[str, str | None]) -> None:
+def test_the_sdk_decides_where_no_rule_does(env: dict[str, str | None]) -> None:
     args = ("RuntimeUserError", "--code", "E1", "--message", "there is no space", "--json")
     found = json.loads(command("explain", *args, env=env).stdout)
 
@@ -76,7 +76,7 @@ def test_the_profile_decides_by_the_bases_of_a_built_in_class() -> None:
     assert done.stderr == ""
 
 
-def test_a_subclass_of_the_user_s_is_imported(env: dict[str, str | None], tmp_path: Path) -> None:
+def test_a_user_s_subclass_is_imported(env: dict[str, str | None], tmp_path: Path) -> None:
     (tmp_path / "yourapp.py").write_text(
         "import flyte.errors\nclass Full(flyte.errors.OOMError): pass\n"
     )

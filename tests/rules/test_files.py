@@ -1,4 +1,4 @@
-"""How a file of rules is read: whole, or not at all and with one clear line."""
+"""A file of rules is read completely, or rejected with one clear line."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_dotted_keys_quoted_keys_and_tables_all_name_classes(tmp_path: Path) -> 
     }
 
 
-def test_a_rule_has_all_that_it_says_and_the_line_it_begins_at(tmp_path: Path) -> None:
+def test_a_rule_has_all_its_parts_and_the_line_where_it_begins(tmp_path: Path) -> None:
     path = write(
         tmp_path,
         """
@@ -132,7 +132,7 @@ def test_a_missing_file_is_one_line(tmp_path: Path, caplog: pytest.LogCaptureFix
     assert "nowhere.toml: No such file or directory." in record.getMessage()
 
 
-def test_without_a_parser_of_toml_one_line_says_what_is_needed(
+def test_without_a_toml_parser_one_line_says_what_is_needed(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("faultlens.rules.files._toml_parser", lambda: None)
@@ -163,7 +163,7 @@ def test_any_file_is_read_or_refused_in_one_line(
         assert "\n" not in str(error)
 
 
-# Messages: a search that cannot last.
+# Regular expressions over messages, whose search time is bounded.
 
 
 @pytest.mark.parametrize(
@@ -180,7 +180,7 @@ def test_any_file_is_read_or_refused_in_one_line(
         "a(?=.*b)",
     ],
 )
-def test_an_expression_that_ends_soon_is_taken(text: str) -> None:
+def test_a_fast_expression_is_accepted(text: str) -> None:
     expression(text)
 
 
@@ -201,7 +201,7 @@ def test_an_expression_that_ends_soon_is_taken(text: str) -> None:
         "(" * 200 + ")" * 200 + "*" * 3,
     ],
 )
-def test_an_expression_that_may_backtrack_for_long_is_refused(text: str) -> None:
+def test_an_expression_that_may_backtrack_for_long_is_rejected(text: str) -> None:
     with pytest.raises(ValueError, match=r"expected|could take"):
         expression(text)
 
@@ -222,7 +222,9 @@ hostile = st.sampled_from(["a", "b", "ab", "aab", "a b", "ba"]).map(
 
 
 @given(st.builds("{}{}{}".format, sequences, nested, st.sampled_from(["", "c", "!x"])), hostile)
-def test_what_is_taken_searches_any_message_in_less_than_a_second(text: str, message: str) -> None:
+def test_an_accepted_expression_searches_any_message_in_less_than_a_second(
+    text: str, message: str
+) -> None:
     with contextlib.suppress(ValueError):
         compiled = expression(text)
         start = time.thread_time()

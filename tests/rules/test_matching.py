@@ -1,4 +1,4 @@
-"""Which rule decides: the first that matches, and what is looked at for it."""
+"""The first rule that matches decides, and only what it needs is read."""
 
 from __future__ import annotations
 
@@ -108,30 +108,30 @@ def test_the_short_form_comes_after_the_rules_and_the_nearest_class_wins() -> No
     )
     assert decide(rules, [KeyError]).kind is SYSTEM
     assert decide(rules, [IndexError]).kind is USER
-    assert decide(rules, [ValueError]).kind is UNKNOWN  # the native class is the nearer one
+    assert decide(rules, [ValueError]).kind is UNKNOWN  # the native class is nearer
     assert decide(rules, [ValueError, IndexError]).kind is UNKNOWN  # than what caused it
     assert decide(rules).kind is SYSTEM
     assert decide(rules, names=MRO[1:]).kind is UNKNOWN
 
 
-def test_an_sdk_class_that_caused_another_decides_nothing_in_the_short_form() -> None:
+def test_a_short_rule_for_an_sdk_class_does_not_apply_to_a_cause() -> None:
     rules = only(flyte__errors__OOMError=USER, flyte__errors__RuntimeSystemError=SYSTEM)
     cause = type("RuntimeSystemError", (Exception,), {"__module__": "flyte.errors"})
     assert decide(rules, [cause]).kind is USER
 
 
-def test_what_the_user_s_rule_does_not_give_the_profile_s_gives() -> None:
+def test_the_profile_gives_what_the_user_s_rule_does_not() -> None:
     users = RuleFile([rule(None, cause="builtins.OSError", owner="data")])
     shipped = RuleFile([rule(cause="builtins.OSError", reason="network")], shipped=True)
     assert decide(Rules([users, shipped]), [OSError]) == Decision(SYSTEM, "network", "data")
 
 
-def test_in_a_file_the_first_match_decides_all() -> None:
+def test_the_first_match_in_a_file_decides_everything() -> None:
     rules = only(rule(USER, cls="*"), rule(cls="*", reason="oom", owner="ops"))
     assert decide(rules) == Decision(USER)
 
 
-def test_a_class_that_its_name_alone_decides_costs_nothing_for_each_exception() -> None:
+def test_a_class_that_is_decided_by_name_costs_nothing_per_exception() -> None:
     rules = only(rule(USER, cls="flyte.errors.OOM*"), rule(cause="*"))
     candidates = rules.for_class(MRO)
     assert candidates is not None
@@ -154,7 +154,7 @@ def test_the_kinds_that_a_class_can_get() -> None:
     assert kinds(only(yourapp__Busy=UNKNOWN)) == (USER, UNKNOWN)
 
 
-# Against the plainest reading of the documentation.
+# Compared with the most literal reading of the documentation.
 
 names = st.sampled_from(["a.A", "a.B", "b.A", "b.C", "builtins.KeyError", "builtins.LookupError"])
 globs = st.sampled_from(["a.*", "*.A", "b.C", "*", "builtins.*Error", "?.B", "[ab].A", "nothing"])
@@ -247,10 +247,10 @@ def test_a_rule_that_is_called_unreachable_never_decides(
                 assert candidates.decide(links, code, texts.copy).owner not in late
 
 
-# What is remembered of classes.
+# The memory of classes.
 
 
-def test_memory_is_bounded_and_classes_are_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_is_bounded_and_classes_can_be_freed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(matching, "CLASS_LIMIT", 10)
     rules = only(rule(cause="*.Mine"))
     for number in range(100):
@@ -272,7 +272,7 @@ def test_a_name_is_resolved_without_an_import() -> None:
 @pytest.mark.parametrize(
     "name", ["", ".", "..", "builtins.", "int", "builtins.int", "sys.path", "os.path.join", "a..b"]
 )
-def test_what_is_no_exception_class_is_not_resolved(name: str) -> None:
+def test_only_exception_classes_are_resolved(name: str) -> None:
     assert loaded_class(name) is None
     assert full_name(name) == name
 
@@ -291,7 +291,7 @@ class Outer:
 OPERATOR = Path(faultlens.rules.__file__).with_name("operator.toml")
 
 
-def test_each_rule_of_the_profile_has_a_kind_a_reason_and_a_line_of_why() -> None:
+def test_each_rule_of_the_profile_has_a_kind_a_reason_and_a_comment() -> None:
     lines = OPERATOR.read_text(encoding="utf-8").splitlines()
     for entry in profile("operator"):
         assert entry.gives.kind is SYSTEM
@@ -300,7 +300,7 @@ def test_each_rule_of_the_profile_has_a_kind_a_reason_and_a_line_of_why() -> Non
     assert [line for line in above if not line.startswith("# ")] == []
 
 
-def test_no_rule_of_the_profile_comes_too_late() -> None:
+def test_no_rule_of_the_profile_is_unreachable() -> None:
     file = profile("operator")
     assert list(checking.unreachable(Rules([RuleFile(file.rules, file.short)]))) == []
 
@@ -350,7 +350,7 @@ def test_no_rule_of_the_profile_comes_too_late() -> None:
         ("RuntimeUserError", "MemoryError", "", "oom"),
         ("RuntimeUserError", "torch.OutOfMemoryError", "", "gpu"),
         ("RuntimeUserError", "RuntimeError", "CUDA out of memory. Tried to allocate 2 GiB", "gpu"),
-        # What stays the SDK's word.
+        # What the SDK still decides.
         ("RuntimeUserError", "ValueError", "CUDA out of memory", ""),
         ("RuntimeUserError", "OSError", "[Errno 2] No such file or directory", ""),
         ("RuntimeUserError", "sqlalchemy.exc.ProgrammingError", "", ""),

@@ -94,12 +94,12 @@ def test_a_rule_that_can_never_match_is_a_warning(tmp_path: Path, text: str, say
         "'App\\Exceptions\\Broken' = 'system'",
     ],
 )
-def test_a_rule_that_may_match_is_not(tmp_path: Path, text: str) -> None:
+def test_a_rule_that_may_match_is_not_a_warning(tmp_path: Path, text: str) -> None:
     done = children.run(RAISES, env={**write(tmp_path, text), "FAULTLENS_PROFILE": "operator"})
     assert done.stderr == ""
 
 
-# A native exception has no class of the SDK's: its own decides.
+# A native exception has no SDK class: its own class decides.
 
 NATIVE = """
     import flyte, inside
@@ -208,7 +208,7 @@ RAISED_FROM = """
 """
 
 
-def test_rules_look_at_the_causes_of_a_raise(tmp_path: Path) -> None:
+def test_rules_see_the_causes_of_a_raise(tmp_path: Path) -> None:
     env = write(
         tmp_path,
         """

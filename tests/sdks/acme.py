@@ -1,4 +1,4 @@
-"""An SDK of nobody's with an adapter, as files of a folder on the path."""
+"""A made-up SDK with an adapter, as files in a folder on the path."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def catch(cls):
 def install(
     folder: Path, entry_points: str = "acme.errors = acme_faultlens:Acme", adapter: str = ADAPTER
 ) -> dict[str, str | None]:
-    """Write the SDK and its adapter below `folder`; returns the environment that has them."""
+    """Write the SDK and its adapter below `folder`; returns the environment that finds them."""
     files = {
         "acme/__init__.py": "from acme import client\n",
         "acme/client.py": CLIENT,

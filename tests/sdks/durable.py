@@ -1,4 +1,4 @@
-"""What the programs on Durable Workflow share: a real worker, and scripted answers."""
+"""Shared by the programs that use Durable Workflow: a real worker and a scripted server."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ durable_server.ANSWER_SECONDS = TIMEOUT
 
 IMPATIENT = RetryPolicy(max_attempts=2, initial_backoff_seconds=0.01)
 
-# Since 0.3.1 the two cancellations are no DurableWorkflowError, not even an Exception.
+# Since 0.3.1 the two cancellations are neither a DurableWorkflowError nor an Exception.
 SDK_EXCEPTIONS = (DurableWorkflowError, WorkflowCancelled, ActivityCancelled)
 
 
@@ -62,5 +62,5 @@ async def working_on(
 
 
 async def result_of(handle: Any) -> Any:
-    """A workflow's result, however long it takes."""
+    """The result of a workflow; waits for it."""
     return await handle.result(poll_interval=0.05, timeout=TIMEOUT)

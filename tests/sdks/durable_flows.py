@@ -1,8 +1,8 @@
-"""What goes wrong in Durable Workflow, made to happen through the real SDK, with the true numbers.
+"""Everything that goes wrong in Durable Workflow, caused through the real SDK, with true numbers.
 
-See `tests.sdks.flows`. Each case is run in a process of its own; beside its function stand the
-failures that there are in the world, by class, and why each other raised SDK exception is none. On
-versions where a class does not exist yet a case is left out, or has the numbers of `on_0_2`.
+See `tests.sdks.flows`. Each case runs in its own process. Beside its function are the real
+failures, by class, and for each other raised SDK exception the reason why it is not a failure. On
+versions that lack a class, a case is left out or has the numbers of `on_0_2`.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def case(
     needs: Iterable[str] = (),
     when: bool = True,
 ) -> Callable[[Callable[[], object]], Callable[[], object]]:
-    """Enter a case that the installed version can have; its name is the function's."""
+    """Add a case, named after the function, if the installed version supports it."""
 
     def enter(run: Callable[[], object]) -> Callable[[], object]:
         if when and has(*needs):
@@ -133,7 +133,7 @@ async def run(client: Client, definition: type | str, workflow_id: str = "run") 
 
 
 async def attempt(call: Awaitable[object]) -> object:
-    """Await a call that an SDK exception may end."""
+    """Await a call that may raise an SDK exception."""
     with contextlib.suppress(*SDK_EXCEPTIONS):
         return await call
     return None
@@ -195,7 +195,7 @@ ACTIVITIES = (break_down, decline, decline_card, fine, connect)
 
 
 def calling(activity_type: str, name: str | None = None, **options: Any) -> type:
-    """A workflow that calls an activity and lets its failure pass."""
+    """A workflow that calls an activity and does not catch its failure."""
 
     class Calling:
         def run(self, ctx: Any) -> Any:
@@ -206,7 +206,7 @@ def calling(activity_type: str, name: str | None = None, **options: Any) -> type
 
 @workflow.defn(name="careful")
 class Careful:
-    """Catches an activity's failure and goes on with three more activities: four more tasks."""
+    """Catches an activity's failure and then runs three more activities: four more tasks."""
 
     def __init__(self) -> None:
         self.caught = 0
@@ -232,7 +232,7 @@ if hasattr(workflow, "query"):
 
 @workflow.defn(name="careful-parent")
 class CarefulParent:
-    """The same, of a child workflow's failure."""
+    """The same with the failure of a child workflow."""
 
     def run(self, ctx: Any) -> Any:
         try:
@@ -269,7 +269,7 @@ class Hesitating:
 
 
 def compensating(activity_type: str) -> type:
-    """A workflow that undoes what it did before it lets an activity's failure pass."""
+    """A workflow that compensates its work before it re-raises an activity's failure."""
 
     class Compensating:
         def run(self, ctx: Any) -> Any:
@@ -296,7 +296,7 @@ class Waiting:
 
 
 def parent_of(child: str) -> type:
-    """A workflow that starts a child and lets its failure pass."""
+    """A workflow that starts a child and does not catch its failure."""
 
     class Parent:
         def run(self, ctx: Any) -> Any:
@@ -928,7 +928,7 @@ def a_fresh_client_with_an_expired_token() -> None:
 
 
 async def discover_or_start(client: Client) -> None:
-    """A query needs the discovery, from the version on that has it."""
+    """A query needs the discovery, in the versions that have it."""
     if has("RuntimeDiscoveryUnavailable"):
         await client.query_workflow("run", "status")
     await start(client, "waiting")
@@ -1169,7 +1169,7 @@ def lift_start_limit() -> None:
 
 @activity.defn(name="decline-elsewhere")
 def decline_elsewhere(report: str) -> None:
-    """Runs in a process that is spawned for it, and leaves in a file what was counted there."""
+    """Runs in a process that is spawned for it, and writes the counts of that process to a file."""
     raised: list[CardDeclined] = []
 
     def declined() -> None:
@@ -1183,7 +1183,7 @@ def decline_elsewhere(report: str) -> None:
 
 
 class CooperativeServer(DurableServer):
-    """Lets workers run activities in processes of their own."""
+    """Lets workers run activities in separate processes."""
 
     def _respond(self, request: Any) -> Any:
         status, answer = super()._respond(request)
@@ -1247,7 +1247,7 @@ TURNS_MOCKS_INTO_FAILURES = hasattr(testing, "_mock_failure")  # before, a mock'
 
 
 def in_environment(*definitions: type) -> None:
-    """Run each in an environment of its own; they all have the same run id."""
+    """Run each in its own environment; they all have the same run id."""
     for definition in definitions:
         environment = testing.WorkflowEnvironment()
         for registered in ACTIVITIES:
@@ -1310,7 +1310,7 @@ def two_environments_let_a_user_s_subclass_pass() -> None:
 
 
 def with_worker_elsewhere(workflow_type: str) -> Counted:
-    """Run a workflow whose worker is another process; returns what that one counted."""
+    """Run a workflow whose worker is another process; returns the counts of that process."""
     with DurableServer() as server:
         worker = subprocess.Popen(
             [sys.executable, "-m", "tests.sdks.durable_flows", "--worker", server.url],
@@ -1333,7 +1333,7 @@ def with_worker_elsewhere(workflow_type: str) -> Counted:
 
 
 def work(url: str) -> None:
-    """The other process: works until its standard input ends."""
+    """The worker in the other process; it runs until its standard input ends."""
 
     async def main() -> None:
         workflows = [calling("break"), calling("decline"), Raising]

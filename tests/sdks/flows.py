@@ -1,7 +1,7 @@
-"""Tables of what can happen in an SDK, with how often it truly went wrong.
+"""Tables of what can happen in an SDK, with the true number of failures.
 
-A `Flow` makes something happen through the real SDK and says what ought to be counted. A table of
-them is a module, and a program that prints what was counted beside what is true::
+A `Flow` makes something happen through the real SDK and says what must be counted. A table of flows
+is a module, and also a program that prints the counts beside the truth::
 
     FAULTLENS=1 python -m tests.sdks.flyte_flows
 """
@@ -24,7 +24,7 @@ __all__ = ["Counted", "Flows", "Outcome", "outcomes"]
 
 Counts = Mapping[str, int]
 Truth = Counts | Callable[[], Counts]
-"""A function where it is known only afterwards."""
+"""A function if the truth is known only afterwards."""
 
 
 @dataclass(frozen=True)
@@ -34,31 +34,31 @@ class Flow:
     happen: Callable[[], object]
     """Makes it happen, and catches what its caller would catch."""
     failures: Truth
-    """What goes wrong, by the class that it counts as."""
+    """The true failures, by the class that they count as."""
     suppressed: Truth
-    """The raised SDK exceptions that are no new failure, by reason."""
+    """The raised SDK exceptions that are not counted again, by reason."""
     conversions: int | None
-    """How many of the failures raise no SDK exception; None for all."""
+    """How many of the failures raise no SDK exception; None: all of them."""
     causes: Truth | None = None
-    """The failures by kind and reason, ``user code``; None: not looked at."""
+    """The failures by kind and reason, e.g. ``user code``; None: not checked."""
     attempts: Truth | None = None
-    """The attempts by task and outcome, ``report.clean ok``; None: not looked at."""
+    """The attempts by task and outcome, e.g. ``report.clean ok``; None: not checked."""
 
 
 @dataclass(frozen=True)
 class Counted:
-    """What was counted while something happened."""
+    """The counts that something caused."""
 
     failures: Counts
-    """By class."""
+    """The failures by class."""
     suppressed: Counts
-    """By reason."""
+    """The suppressed exceptions by reason."""
     raised: int
-    """The SDK exceptions that were raised, by another count than faultlens'."""
+    """The number of raised SDK exceptions, counted independently of faultlens."""
     causes: Counts
     """The failures by kind and reason."""
     attempts: Counts
-    """By task and outcome."""
+    """The attempts by task and outcome."""
 
     def __add__(self, other: Counted) -> Counted:
         return Counted(
@@ -72,7 +72,7 @@ class Counted:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a flow came to: the truth, and what was counted."""
+    """The outcome of a flow: the truth and the counts."""
 
     failures: Counts
     suppressed: Counts
@@ -83,7 +83,7 @@ class Outcome:
 
     @property
     def right(self) -> bool:
-        """Whether what was counted is what is true, and every raise is in one of the counters."""
+        """Whether the counts are true, and every raise is in one of the counters."""
         counted = self.counted
         total = sum(counted.failures.values()) + sum(counted.suppressed.values())
         return (
@@ -98,11 +98,11 @@ class Outcome:
 class Flows(dict[str, Flow]):
     """A table of flows by name.
 
-    roots: the SDK's root classes. Their instances are watched, and it is the traceback that tells
-        which were raised, independently of faultlens.
-    alone: each flow happens in a process of its own.
-    issues: the failures have more than their class: ``ActivityFailed ValueError break user code``,
-        which is class, code, task, kind and reason, with ``-`` for what there is not.
+    roots: the SDK's root classes. Their instances are watched; their tracebacks show which were
+        raised, independently of faultlens.
+    alone: whether each flow runs in its own process.
+    issues: whether failures are listed as ``ActivityFailed ValueError break user code``: class,
+        code, task, kind and reason, with ``-`` for one that is empty.
     """
 
     def __init__(
@@ -122,7 +122,7 @@ class Flows(dict[str, Flow]):
         causes: Truth | None = None,
         attempts: Truth | None = None,
     ) -> Callable[[Callable[[], object]], Callable[[], object]]:
-        """Enter the decorated function into the table."""
+        """Add the decorated function to the table."""
 
         def enter(happen: Callable[[], object]) -> Callable[[], object]:
             assert name not in self
@@ -134,7 +134,7 @@ class Flows(dict[str, Flow]):
         return enter
 
     def count(self, happen: Callable[[], object]) -> Counted:
-        """Let something happen; a `Counted` that it returns, of another process, is added."""
+        """Make something happen. If it returns the `Counted` of another process, that is added."""
         before = _samples()
         with _constructed(self._roots) as constructed:
             elsewhere = happen()
@@ -149,7 +149,7 @@ class Flows(dict[str, Flow]):
         return here + elsewhere if isinstance(elsewhere, Counted) else here
 
     def outcome(self, flow: Flow) -> Outcome:
-        """Let it happen."""
+        """Make it happen."""
         counted = self.count(flow.happen)
         true = _known(flow.failures)
         conversions = sum(true.values()) if flow.conversions is None else flow.conversions
@@ -159,10 +159,10 @@ class Flows(dict[str, Flow]):
         return Outcome(true, _known(flow.suppressed), conversions, counted, causes, attempts)
 
     def main(self) -> None:
-        """Let all happen, or those named as arguments, and print it.
+        """Run all flows, or those named as arguments, and print the outcomes.
 
-        As a table, with an exit status that says whether all was counted right; with ``--json``
-        for `outcomes`.
+        Prints a table, and sets the exit status by whether all counts are right. With ``--json``,
+        prints the input of `outcomes`.
         """
         names = [name for name in sys.argv[1:] if name != "--json"] or list(self)
         found: dict[str, Outcome] = {}
@@ -180,7 +180,7 @@ class Flows(dict[str, Flow]):
 
 
 def outcomes(module: str, *names: str) -> dict[str, Outcome]:
-    """What the flows of the table `module` come to, or those named, in another process."""
+    """The outcomes of all flows in the table `module`, or of those named, in another process."""
     done = subprocess.run(
         [sys.executable, "-m", f"tests.sdks.{module}", "--json", *names],
         cwd=Path(__file__).parents[2],
@@ -201,7 +201,7 @@ def outcomes(module: str, *names: str) -> dict[str, Outcome]:
 
 @contextlib.contextmanager
 def _constructed(roots: Iterable[type[BaseException]]) -> Iterator[list[BaseException]]:
-    """The instances of these classes that are made meanwhile; kept, so that none is missed."""
+    """Collects the instances of these classes that are created within the block."""
     constructed: list[BaseException] = []
     originals = {root: root.__dict__.get("__init__") for root in roots}
 

@@ -1,7 +1,7 @@
-"""What can happen in Flyte, and how often it truly goes wrong: see `tests.sdks.flows`.
+"""What can happen in Flyte, with the true number of failures: see `tests.sdks.flows`.
 
-Local runs, the parent of remote children (the server's answers come from `provoke_flyte`), the
-SDK's client side, and what the SDK swallows itself. Pods are in `test_flyte_pods`.
+Covers local runs, parents of remote children (with the server's answers from `provoke_flyte`), the
+client side, and exceptions that the SDK swallows itself. Pods are in `test_flyte_pods`.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ env = flyte.TaskEnvironment("flows")
 
 
 def run(task: Any, *expected: type[BaseException]) -> None:
-    """Run a task in this process, which ends in one of these."""
+    """Run a task in this process, which ends with one of these exceptions."""
     with contextlib.suppress(*expected):
         provoke_flyte.run_locally(task)
 
@@ -298,7 +298,7 @@ attempts: Counter[str] = Counter()
 
 
 def _retries(count: int) -> Any:
-    """Without a pause, where that can be said. 2.0.0b33 does not retry in local mode."""
+    """Retry without a pause, if the version has that. 2.0.0b33 does not retry in local mode."""
     if hasattr(flyte, "Backoff"):
         from datetime import timedelta
 
@@ -382,7 +382,7 @@ flow("a traced step fails, the task handles it")(lambda: run(task_that_handles_i
 
 @flow("a step's failure from its record", {}, {"replayed": 1, "propagated": 1})
 def recorded_step() -> None:
-    """A resumed run gets it from the server. Here the controller says so."""
+    """A resumed run gets the record from the server. Here the controller has it."""
     error = execution_pb2.ExecutionError(kind=USER, code="ValueError", message="m")
     fetch = LocalController.get_action_outputs
 
@@ -457,7 +457,7 @@ flow("remote: OOM kill, not caught", {"OOMError": 1}, {"propagated": 1})(
 flow("remote: OOMError that a process wrote down", {}, {"propagated": 1})(
     _child_ends("FAILED", reported(USER, "OOMKilled", error_uri="s3://bucket/a1/1/error.pb"))
 )
-# The storage is looked at before flyte.init, which is control flow as below.
+# The storage is used before flyte.init, which is control flow, as below.
 flow("remote: FAILED, and no error can be read", {"RuntimeSystemError": 1}, {"control_flow": 1})(
     _child_ends("FAILED")
 )
@@ -502,7 +502,7 @@ def retries_used_up() -> None:
 
 
 if not hasattr(flyte.errors, "ResourceExhaustedError"):
-    # Before 2.6 a worker of the controller ends there, and the parent waits for ever.
+    # Before 2.6 a worker of the controller ends there, and the parent waits forever.
     del FLOWS["remote: the queue stays UNAVAILABLE"]
 
 
@@ -523,7 +523,7 @@ flow("client: logs of an action that has none", {"LogsNotYetAvailableError": 1})
 )
 
 
-# --- what the SDK raises and swallows ------------------------------------------------------------
+# --- exceptions that the SDK raises and swallows -------------------------------------------------
 
 
 @flow("a local file is opened", {}, {"control_flow": 1})
@@ -566,7 +566,7 @@ WRAPS_LOAD_ERRORS = "root_dir" not in load_python_modules.__code__.co_varnames  
 
 @flow("a directory with a broken file", {}, {"control_flow": 2 if WRAPS_LOAD_ERRORS else 1})
 def broken_file_in_a_directory() -> None:
-    """What `flyte deploy` of a directory does."""
+    """As `flyte deploy` does with a directory."""
     with tempfile.TemporaryDirectory() as scratch:
         Path(scratch, "broken_module_of_flyte_flows.py").write_text(BROKEN)
         Path(scratch, "sound_module_of_flyte_flows.py").write_text("x = 1")
@@ -604,7 +604,7 @@ if hasattr(flyte.errors, "RemoteTaskNotFoundError"):
 # --- why, and which attempts ---------------------------------------------------------------------
 
 PARENT = "provoke.parent ok"
-"""The parent that `provoke_flyte` makes catches what its child ends in."""
+"""The parent that `provoke_flyte` makes catches the exception that ends its child."""
 
 
 CHILD_FAILED = {"child user": 1, PARENT: 1}
@@ -702,7 +702,7 @@ WHY: dict[str, tuple[Truth, Truth]] = {
 }
 # fmt: on
 for _name, _flow in FLOWS.items():
-    # What is not in the table is swallowed by the SDK, outside of a task.
+    # The flows that are not in the table are swallowed by the SDK, outside of a task.
     _causes, _attempts_truth = WHY[_name] if _flow.failures or _name in WHY else ({}, {})
     FLOWS[_name] = dataclasses.replace(_flow, causes=_causes, attempts=_attempts_truth)
 

@@ -1,7 +1,7 @@
-"""What Flyte's backend reports of a child, built as its Go code builds it.
+"""Errors as Flyte's backend reports them for a child, built as its Go code does.
 
-One row for each code of `faultlens.sdks.flyte.backend`, and the errors that a process wrote and the
-backend only hands on. The files are those of flyteorg/flyte, v2.0.43.
+There is a row for each code of `faultlens.sdks.flyte.backend`, and for errors that a process wrote
+and the backend only passes on. The files are in flyteorg/flyte, v2.0.43.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ class Report(NamedTuple):
     code: str
     message: str
     counts_as: str | None
-    """Code and reason that it counts with; None: a process wrote it, and has counted."""
+    """The code and reason that it counts as; None: a process wrote the error and has counted it."""
 
     @property
     def error(self) -> execution_pb2.ExecutionError:
-        """As actions/service/actions_service.go, errorStateToExecutionError makes it."""
+        """Built as by errorStateToExecutionError in actions/service/actions_service.go."""
         return execution_pb2.ExecutionError(code=self.code, kind=self.kind, message=self.message)
 
 
@@ -68,7 +68,7 @@ SECRET_CODES = (
     "SecretNil",
     "SecretRequirementsError",
 )
-TIME_OUTS = (  # from 2.10.7 on the SDK puts the name of a class in the code's place
+TIME_OUTS = (  # since 2.10.7 the SDK replaces the code with the name of a class
     ("QUEUED_TIMEOUT_EXCEEDED", "MaxQueuedTimeExceededError", "scheduling"),
     ("MAX_RUNTIME_EXCEEDED", "MaxRuntimeExceededError", "timeout"),
     ("DEADLINE_EXCEEDED", "DeadlineExceededError", "timeout"),
@@ -189,7 +189,7 @@ REPORTS = [
            "CrashLoopBackOff code"),
     system("ContainersNotReady|RunContainerError", "|", "RunContainerError config"),
     system("ContainersNotReady|PostStartHookError", "|", "PostStartHookError platform"),
-    # no public code; the SDK knows these
+    # source not public; the SDK knows these
     Report(USER, "RetriesExhausted", "3/3", "RetriesExhausted "),
     Report(USER, "RetriesExhausted|OOMKilled", ended(137, "OOMKilled"), "OOMKilled oom"),
     *(Report(USER, code, "m", f"{name if hasattr(flyte.errors, name) else code} {reason}")
@@ -198,7 +198,7 @@ REPORTS = [
     *(Report(USER, code, "Xid 31", f"{code} gpu") for code in GPU_CODES),
     *(system(code, "Xid 79", f"{code} gpu") for code in GPU_CODES),
 
-    # What the child's process wrote.
+    # Errors that the child's process wrote.
     Report(USER, "ValueError", "a bad row", None),
     Report(USER, "RoomFullError", "Flyte reads OOM in it", None),
     Report(USER, "UnknownCustomerError", "Flyte reads Unknown in it", None),
@@ -214,7 +214,7 @@ REPORTS = [
     system("SYSCODE", "no disk", None),
     system("UploadFailed", "Failed to upload", None),
     system("NotFound", "404 no such bucket", None),
-    # What a process got from its own child, and passed on.
+    # Errors that a process got from its own child and passed on.
     Report(USER, "ImagePullBackOff", GRACE + BACK_OFF, None),
     Report(USER, "MaxRuntimeExceededError", "Action a2 timed out", None),
     system("MaxSystemFailuresExceeded", exceeded("[Interrupted] " + NO_MESSAGE), None),

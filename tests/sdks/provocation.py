@@ -1,4 +1,4 @@
-"""What `provoke_flyte` and `provoke_durable_workflow` are made of."""
+"""Shared by `provoke_flyte` and `provoke_durable_workflow`."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ Provoke = Callable[[], BaseException]
 
 @dataclass(frozen=True)
 class Provocation:
-    """One class of an SDK, and how to make it happen."""
+    """A class of an SDK, and how to make the SDK raise it."""
 
     name: str
     provoke: Provoke
-    """Makes it happen, catches it, and returns it."""
+    """Makes the SDK raise it, catches it, and returns it."""
     by_hand: bool = False
-    """The SDK has no raise site for it, or none without a cluster: user code raises it."""
+    """Whether user code raises it, since the SDK does so nowhere, or only with a cluster."""
 
 
 class Provocations(dict[str, Provocation]):
     """The provocations of one SDK by class name; which of them exist depends on its version."""
 
     def enter(self, name: str, *, by_hand: bool = False) -> Callable[[Provoke], Provoke]:
-        """Enter the decorated function under `name`."""
+        """Register the decorated function under `name`."""
 
         def enter(provoke: Provoke) -> Provoke:
             self[name] = Provocation(name, provoke, by_hand)

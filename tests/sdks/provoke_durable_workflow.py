@@ -1,7 +1,7 @@
 """Make the real Durable Workflow SDK raise each class of its errors page, and hand it back.
 
-Nothing here constructs an exception that the SDK would construct itself. A class is provoked in
-the way in which a user meets it, by one of five roads:
+Nothing here constructs an exception that the SDK would construct itself. Each class is provoked as
+a user would meet it, in one of five ways:
 
     client     a call of the real Client, to which the server answers with an error
     worker     code of a workflow or an activity, run by the real Worker, catches it
@@ -60,7 +60,7 @@ def raised_to_client(
     server: DurableServer | None = None,
     **options: Any,
 ) -> BaseException:
-    """What the user of a client catches."""
+    """The exception that a client's user catches."""
 
     async def attempt(url: str) -> None:
         async with Client(url, retry_policy=IMPATIENT, **options) as client:
@@ -71,7 +71,7 @@ def raised_to_client(
 
 
 observed: list[BaseException] = []
-"""What the code of a workflow or an activity caught, while a worker ran it."""
+"""The exception that the code of a workflow or an activity caught while a worker ran it."""
 
 under_way = threading.Event()
 """A worker has begun to run the code that is to be disturbed."""
@@ -334,7 +334,7 @@ def avro_not_installed_error() -> BaseException:
         return raised_to_client(lambda client: start(client, Waiting))
 
 
-# --- classes that came after 0.2.0 ----------------------------------------------------------------
+# --- classes added after 0.2.0 --------------------------------------------------------------------
 
 
 @provokes("ActivityFailed")

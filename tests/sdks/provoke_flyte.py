@@ -1,17 +1,17 @@
 """Make the real Flyte SDK raise each exception class of its errors page, and hand it back.
 
-Nothing here constructs an exception that the SDK would construct itself. A class is provoked in
-the way in which a user meets it, by one of four roads:
+Nothing here constructs an exception that the SDK would construct itself. Each class is provoked as
+a user would meet it, in one of four ways:
 
     local run       a task that runs in this process misbehaves
-    remote parent   a task submits a child to a control plane that lives in this process; it says
-                    how the child ended, and the SDK's controller raises that in the parent
-    client call     a call of the SDK's client side API that cannot succeed
+    remote parent   a task submits a child to a control plane in this process; the control plane
+                    reports how the child ended, and the SDK's controller raises that in the parent
+    client call     a call of the SDK's client-side API that cannot succeed
     by hand         the SDK has no raise site, so a task's own code raises it
 
-Runs on flyte 2.0.0b33 and 2.12.1. No network; no file outlives a provocation; the one thread that
-the remote road needs is a daemon. A provocation raises one SDK exception, one by hand two: the
-second is the SDK's copy that the caller of the run gets.
+Runs on flyte 2.0.0b33 and 2.12.1. It uses no network and leaves no files. The only thread, which
+remote parents need, is a daemon. A provocation raises one SDK exception; by hand it raises two, of
+which the second is the SDK's copy for the caller of the run.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ provokes = PROVOCATIONS.enter
 
 
 def caught(action: Callable[[], object]) -> BaseException:
-    """What `action` raises."""
+    """The exception that `action` raises."""
     try:
         action()
     except Exception as error:
@@ -66,7 +66,7 @@ def caught(action: Callable[[], object]) -> BaseException:
 
 
 async def caught_awaiting(awaitable: Awaitable[object]) -> BaseException:
-    """What `awaitable` raises."""
+    """The exception that `awaitable` raises."""
     try:
         await asyncio.wait_for(awaitable, TIMEOUT)
     except Exception as error:
@@ -80,7 +80,7 @@ env = flyte.TaskEnvironment("provoke")
 
 
 def run_locally(task: Any) -> None:
-    """Run a task as `flyte.run` does without a cluster, with all files in a directory that goes."""
+    """Run a task as `flyte.run` does without a cluster, with all files in a temporary directory."""
     with tempfile.TemporaryDirectory() as scratch:
         runner = flyte.with_runcontext(mode="local", raw_data_path=f"{scratch}/raw")
         runner._metadata_path = f"{scratch}/metadata"  # no public argument; default: /tmp/flyte
@@ -88,7 +88,7 @@ def run_locally(task: Any) -> None:
 
 
 def caught_by_parent(body: Callable[[], Awaitable[object]]) -> BaseException:
-    """Run `body` inside a real task which catches what it raises, so the run itself succeeds."""
+    """Run `body` in a real task that catches its exception, so the run itself succeeds."""
     seen: list[BaseException] = []
 
     @env.task
@@ -171,7 +171,7 @@ def phase(name: str) -> int:
 
 
 def rpc_error(code: str, message: str) -> Exception:
-    """What the SDK's RPC library raises for a status; gRPC in 2.0.0b33, Connect in 2.12.1."""
+    """The exception of the SDK's RPC library for a status: gRPC in 2.0.0b33, Connect in 2.12.1."""
     if hasattr(remote_core, "ConnectError"):
         from connectrpc.code import Code
         from connectrpc.errors import ConnectError
@@ -195,10 +195,10 @@ class Ending:
 
 
 class ControlPlane:
-    """The three calls of Flyte's server that a parent task's controller makes, without the network.
+    """Flyte's server, without a network: the three calls that a parent task's controller makes.
 
-    It accepts every child that is submitted, and at once reports the ending that was set for the
-    parent's run. The calls have one name in gRPC and another in Connect.
+    It accepts every submitted child, and at once reports the ending that was set for the parent's
+    run. The calls have different names in gRPC and in Connect.
     """
 
     actions_service = None  # 2.12.1's newer protocol, which is off by default
@@ -232,7 +232,7 @@ class ControlPlane:
 
 
 class NotedController(RemoteController):
-    """The real controller. It retries a SlowDownError inside itself, so note those as they pass."""
+    """The real controller. It retries a SlowDownError itself, so this one records those."""
 
     def __init__(self, plane: ControlPlane) -> None:
         self.plane = plane
@@ -258,12 +258,12 @@ class NotedController(RemoteController):
 
 @functools.cache
 def controller() -> NotedController:
-    """One for the process: the SDK has no way to end a controller's thread, which is a daemon."""
+    """The only controller: the SDK has no way to end a controller's thread, which is a daemon."""
     return NotedController(ControlPlane())
 
 
 def child(**settings: Any) -> ContainerTask:
-    """A task that the parent submits; a container needs no Python code on the other side."""
+    """A task that the parent submits; a container task needs no Python code on the other side."""
     task = ContainerTask(name="child", image="alpine:3", command=["true"], **settings)
     flyte.TaskEnvironment.from_task("provoke-children", task)
     return task
@@ -287,7 +287,7 @@ async def submit_child(ending: Ending, task: ContainerTask, **inputs: object) ->
 
 
 def child_ends(how: str, error: execution_pb2.ExecutionError | None = None) -> BaseException:
-    """What the parent task gets when the server reports that its child ended so."""
+    """The exception that the parent task gets when the server reports this end of its child."""
     return caught_by_parent(lambda: submit_child(Ending(how, error), child()))
 
 
@@ -358,7 +358,7 @@ provokes("ResourceExhaustedError")(functools.partial(refused_once, "RESOURCE_EXH
 
 @contextmanager
 def initialized() -> Iterator[None]:
-    """As after `flyte.init(project=..., domain=...)`, but without its reset of the root logger."""
+    """As `flyte.init(project=..., domain=...)`, but without resetting the root logger."""
     config = _InitConfig(root_dir=Path(), project="sales", domain="production")
     with mock.patch("flyte._initialize._init_config", config):
         yield
@@ -398,7 +398,7 @@ def dockerfile_for_the_remote_builder() -> BaseException:
 
 @provokes("ModuleLoadError")
 def syntax_error_in_a_module() -> BaseException:
-    """What `flyte run broken.py` gets. The loader leaves traces in sys.path and sys.modules."""
+    """As `flyte run broken.py`. The loader changes sys.path and sys.modules."""
     with tempfile.TemporaryDirectory() as scratch:
         broken = Path(scratch, "broken_module_of_provoke_flyte.py")
         broken.write_text("def main(:\n")
@@ -407,7 +407,7 @@ def syntax_error_in_a_module() -> BaseException:
 
 
 def deployed_task_called_locally() -> BaseException:
-    """A task that was deployed can only run remotely."""
+    """A deployed task can only run remotely."""
     deployed = flyte.remote.TaskDetails(task_definition_pb2.TaskDetails())
     return caught(lambda: asyncio.run(deployed()))
 
@@ -425,7 +425,7 @@ def file_system_without_async() -> BaseException:
 
 @contextmanager
 def no_logs_yet() -> Iterator[Any]:
-    """An action of which the server has no logs."""
+    """An action for which the server has no logs."""
     from flyteidl2.common import identifier_pb2
 
     async def no_log_stream(*_: object, **__: object) -> AsyncIterator[object]:
@@ -473,7 +473,7 @@ def task_that_was_never_deployed() -> BaseException:
 
 
 def raised_by_a_task(make: Callable[[], BaseException]) -> BaseException:
-    """A task's own code raises it. The run then ends in the SDK's copy of it, of another class."""
+    """A task's own code raises it. The run then ends with the SDK's copy, of another class."""
     seen: list[BaseException] = []
 
     @env.task

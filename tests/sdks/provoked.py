@@ -20,7 +20,7 @@ def main(module: str) -> None:
         if hasattr(errors, name):
             failures, raises = inside.failures(), inside.raises()
             provocation.provoke()
-            # Of a class that is provoked as a carrier only there is no failure.
+            # A class that is only provoked as a carrier counts no failure.
             counted = inside.more(inside.failures(), failures) or inside.more(
                 inside.raises(), raises
             )

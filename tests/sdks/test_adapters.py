@@ -1,4 +1,4 @@
-"""Adapters are found by entry point, those of others as ours."""
+"""Adapters are found by entry point: ours and those of other distributions."""
 
 from __future__ import annotations
 

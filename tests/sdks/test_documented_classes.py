@@ -16,8 +16,8 @@ from tests import children
 
 ROOT = Path(__file__).parents[2]
 
-# Kind and worker by class. The workers are those that the provocations give where the SDK has a
-# place for one; "host" is the fallback, where it has none or says "user", "" or a sentence's tail.
+# Kind and worker by class. The provocations set the worker if the SDK has a place for one. If there
+# is none, or the SDK says "user", "" or the end of a sentence, the worker is "host".
 FLYTE = {
     "ActionNotFoundError": ("unknown", "host"),
     "BaseRuntimeError": ("unknown", "cpu-node-1"),
@@ -45,14 +45,14 @@ FLYTE = {
     "TaskInterruptedError": ("user", "gpu-node-7"),
     "TaskTimeoutError": ("user", "host"),
     "UnionRpcError": ("system", "cpu-node-1"),
-    # What later versions have in the place of ReferenceTaskError and RunAbortedError.
+    # Later versions have these in place of ReferenceTaskError and RunAbortedError.
     "RemoteTaskUsageError": ("user", "host"),
     "ActionAbortedError": ("user", "host"),
 }
 DURABLE = {
     "DurableWorkflowError": ("unknown", "host"),
     "ServerError": ("system", "host"),
-    "WorkflowFailed": ("unknown|user", "host"),  # a worker of 0.2.0 tells no class
+    "WorkflowFailed": ("unknown|user", "host"),  # a worker of 0.2.0 reports no class
     "WorkflowNotFound": ("user", "host"),
     "WorkflowAlreadyStarted": ("user", "host"),
     "NamespaceNotFound": ("user", "host"),
@@ -115,7 +115,7 @@ def test_a_documented_class_is_counted_once_with_its_kind_and_worker(
         assert found["counted"] == counted, "one failure, one SDK exception"
 
 
-def test_a_class_that_a_later_version_brought_is_found_by_walking_the_module() -> None:
+def test_a_class_of_a_later_version_is_found_by_walking_the_module() -> None:
     found = children.report("""
         import flyte.errors, durable_workflow.errors, inside
         from faultlens import pipeline

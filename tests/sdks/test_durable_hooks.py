@@ -1,4 +1,4 @@
-"""What is hooked in Durable Workflow: who runs the code, and what ends a run."""
+"""The hooks in Durable Workflow show which worker runs the code, and what ends a run."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LET_IT_HAPPEN = """
 def happen(
     flow: str, before: str = "", worker: str | None = "w"
 ) -> tuple[dict[str, float], dict[str, float], list[str]]:
-    """Failures, suppressed, and what faultlens logged."""
+    """The failures, the suppressed exceptions, and faultlens' log."""
     if flow not in durable_flows.FLOWS:
         pytest.skip("this version cannot have it")
     env = {"FAULTLENS": "0", "FAULTLENS_WORKER": worker, "K8S_NODE_NAME": "node"}

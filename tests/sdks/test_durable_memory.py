@@ -1,4 +1,4 @@
-"""What is remembered of failures: bounded, by key, and the same when asked again."""
+"""The memory of failures is bounded, works by key, and gives the same answer again."""
 
 from __future__ import annotations
 

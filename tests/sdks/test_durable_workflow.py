@@ -1,4 +1,4 @@
-"""The kind rules, attribute by attribute; the classes of the newest version by name only."""
+"""The rules for the kind, attribute by attribute; for the newest version's classes by name only."""
 
 from __future__ import annotations
 
@@ -276,7 +276,7 @@ class StockError(ValueError):
             "StockError",
             (f"{__name__}.StockError",),
         ),
-        # SDK 0.2.0 tells the type, and the server adds a class of its own.
+        # SDK 0.2.0 reports the type, and the server adds its own class.
         (
             "ActivityFailed",
             {"exception_class": "RuntimeException", "exception_type": "TimeoutError"},

@@ -54,7 +54,7 @@ RAISE = """
 
 
 def raised(errors: str, definitions: str = "") -> tuple[dict[str, float], dict[str, float]]:
-    """Failures, and how many there are of each code."""
+    """The failures, and how many there are with each code."""
     failures, issues = children.report(RAISE.format(errors=errors, definitions=definitions))
     return failures, {issue.split("|")[1]: count for issue, count in issues.items()}
 

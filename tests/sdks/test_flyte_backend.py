@@ -1,4 +1,4 @@
-"""What only Flyte's backend has seen counts where the parent is told."""
+"""A failure that only Flyte's backend saw is counted in the parent."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_the_table_has_a_row_for_each_code() -> None:
 
 
 @pytest.mark.parametrize("depth", [1, 20, 1000])
-def test_what_was_passed_on_again_and_again_is_read_in_bounded_time(depth: int) -> None:
+def test_an_error_passed_on_many_times_is_read_in_bounded_time(depth: int) -> None:
     message = 'plugin "container" failed with system error 4 times: [MaxSystemFailuresExceeded] '
     report = backend.read(backend.EXCEEDED, message * depth)
     assert not report.unseen

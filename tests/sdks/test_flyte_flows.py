@@ -1,4 +1,4 @@
-"""What is counted of all that can happen in Flyte, on the installed version."""
+"""The counts are true for everything that can happen in the installed Flyte."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Clustered tasks: four ranks run one attempt, and its failure is one."""
+"""Clustered tasks: four ranks run one attempt, whose failure counts once."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ ATTEMPT = "flyte|pod.fails_in_some_ranks"
 
 
 def torchrun(scratch: Path, failing: str, store: str, **env: str) -> list[dict[str, float]]:
-    """Run a gang as torchrun does; returns failures, suppressed and attempts of the store."""
+    """Run a gang as torchrun does; returns the store's failures, suppressed and attempts."""
     scratch.mkdir()
     command = prepare("fails_in_some_ranks", scratch)
     shared = {
@@ -76,14 +76,14 @@ def by_role(suppressed: dict[str, float], role: str) -> float:
 
 
 @pytest.mark.parametrize("failing", ["0", "2", "3", "1 3", "0 1 2 3"])
-def test_a_gang_shows_its_failure_once_whichever_ranks_fail(failing: str, tmp_path: Path) -> None:
+def test_a_gang_counts_its_failure_once_whichever_ranks_fail(failing: str, tmp_path: Path) -> None:
     failures, suppressed, attempts = torchrun(tmp_path / "r", failing, str(tmp_path / "store"))
     assert failures == {VALUE_ERROR: 1, HANDLED: 1}
     assert by_role(suppressed, "peer") == 2 * (len(failing.split()) - 1)
     assert attempts == {f"{ATTEMPT}|user": 1}
 
 
-def test_what_other_ranks_handle_does_not_hide_the_failure(tmp_path: Path) -> None:
+def test_exceptions_that_other_ranks_handle_do_not_hide_the_failure(tmp_path: Path) -> None:
     store = str(tmp_path / "store")
     failures, suppressed, attempts = torchrun(tmp_path / "r", "3", store, HANDLING="1 2")
     assert failures == {VALUE_ERROR: 1, HANDLED: 2}  # NoShard and WarmCache
@@ -91,7 +91,7 @@ def test_what_other_ranks_handle_does_not_hide_the_failure(tmp_path: Path) -> No
     assert attempts == {f"{ATTEMPT}|user": 1}
 
 
-def test_a_gang_that_ends_well_is_one_attempt(tmp_path: Path) -> None:
+def test_a_gang_that_succeeds_is_one_attempt(tmp_path: Path) -> None:
     failures, _, attempts = torchrun(tmp_path / "r", "", str(tmp_path / "store"))
     assert failures == {}
     assert attempts == {f"{ATTEMPT}|ok": 1}
@@ -129,7 +129,7 @@ def test_without_a_store_each_rank_counts() -> None:
 @pytest.mark.parametrize(
     "env", [{}, {"RANK": "1"}, {"RANK": "1", "TORCHELASTIC_RUN_ID": "r"}], ids=str
 )
-def test_other_processes_are_no_ranks_of_flyte(
+def test_other_processes_are_not_ranks_of_flyte(
     env: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("FLYTE_CLUSTERED_WORKER", "TORCHELASTIC_RUN_ID", "RANK", "RUN_NAME"):
@@ -139,7 +139,7 @@ def test_other_processes_are_no_ranks_of_flyte(
     assert gang.current() is None
 
 
-def test_each_attempt_has_claims_of_its_own_that_are_file_names(
+def test_each_attempt_has_its_own_claims_which_are_file_names(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("FLYTE_CLUSTERED_WORKER", "1")
@@ -164,7 +164,7 @@ def store(tmp_path: Path) -> StorePath:
     return StorePath(tmp_path / "store", private=False)
 
 
-def test_a_claim_has_one_holder_in_each_process_and_for_good(tmp_path: Path) -> None:
+def test_a_claim_has_one_permanent_holder_in_all_processes(tmp_path: Path) -> None:
     first, second = Claims(store(tmp_path)), Claims(store(tmp_path))
     assert second.claim("a", "3")
     assert not first.claim("a", "0")
@@ -173,14 +173,14 @@ def test_a_claim_has_one_holder_in_each_process_and_for_good(tmp_path: Path) -> 
     assert Claims(store(tmp_path)).claim("a", "3"), "another process of the same rank"
 
 
-def test_where_no_claim_can_be_made_everybody_counts(tmp_path: Path) -> None:
+def test_every_process_counts_if_no_claim_can_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for place in (None, StorePath(tmp_path / "file", private=False)):
         assert Claims(place).claim("a", "0")
         assert Claims(place).claim("a", "1")
 
 
-def test_an_answer_is_remembered_without_another_look(tmp_path: Path) -> None:
+def test_an_answer_is_remembered(tmp_path: Path) -> None:
     asked = Claims(store(tmp_path))
     assert asked.claim("a", "0")
     (tmp_path / "store" / claims.FOLDER / "a").unlink()

@@ -1,4 +1,4 @@
-"""The functions of Flyte that are hooked: where one is missing, less is seen, and it is said."""
+"""The hooked functions of Flyte: if one is missing, less is seen, and a warning says so."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def test_what_was_hooked_is_restored() -> None:
     assert after == [True] * 4
 
 
-def test_restored_though_it_was_hooked_while_flyte_was_imported() -> None:
+def test_hooks_that_were_set_while_flyte_was_imported_are_restored() -> None:
     restored = """
         import inside
         from flyte._internal.runtime import entrypoints, taskrunner
@@ -142,7 +142,7 @@ def test_restored_though_it_was_hooked_while_flyte_was_imported() -> None:
     assert children.report(restored) == [True, True]
 
 
-def test_an_observer_of_the_program_s_own_sees_what_it_saw() -> None:
+def test_the_program_s_own_observer_sees_no_difference() -> None:
     pytest.importorskip("flyte._observe")
     found = children.report(
         RUN.format(
@@ -171,8 +171,8 @@ def test_an_observer_of_the_program_s_own_sees_what_it_saw() -> None:
     ]
 
 
-def test_the_event_of_a_conversion_is_once_on_the_task_s_span_and_says_what_was_converted() -> None:
-    """The span is an observer's, which was registered after ours and so is closed before it."""
+def test_a_converted_exception_is_recorded_once_on_the_task_s_span() -> None:
+    """The span is that of an observer that was registered after ours, so it is closed before."""
     pytest.importorskip("flyte._observe")
     event = children.report(
         RUN.format(

@@ -1,4 +1,4 @@
-"""Task pods: the real ``a0``, which lives for a second and dies right after the failure."""
+"""Task pods: the real ``a0``, which runs for a second and ends right after the failure."""
 
 from __future__ import annotations
 
@@ -71,12 +71,12 @@ TASKS = """
         metrics = [inside.samples(f"faultlens_{name}_total") for name in ("issues", "attempts")]
         print(json.dumps([inside.failures(), inside.suppressed(), *metrics]), flush=True)
 """
-# The SDK's storage has no async side for local paths: it says so to itself, and goes on.
+# The SDK's storage has no async support for local paths: it raises and swallows an exception.
 STORED = {"flyte.errors.OnlyAsyncIOSupportedError|user|w|control_flow": 1}
 
 
 class Pod(NamedTuple):
-    """What is left of one."""
+    """What remains of a pod."""
 
     status: int
     written: set[str]
@@ -86,7 +86,7 @@ class Pod(NamedTuple):
 
 
 def prepare(task: str, scratch: Path, module: str = "tasks_of_a_pod") -> list[str]:
-    """Write what a container finds, and return its command."""
+    """Write a container's input files; returns its command."""
     code = scratch / "code"
     code.mkdir()
     (code / "tasks_of_a_pod.py").write_text(textwrap.dedent(TASKS))
@@ -103,7 +103,7 @@ def prepare(task: str, scratch: Path, module: str = "tasks_of_a_pod") -> list[st
     return [str(part) for part in command]
 
 
-# The control plane is only asked for what parents ask.
+# Only parents call the control plane.
 CONTAINER = {
     "FAULTLENS_DEBUG": "1",
     "ACTION_NAME": "a0",
@@ -135,14 +135,14 @@ def run(task: str, scratch: Path, *, module: str = "tasks_of_a_pod") -> Pod:
     return Pod(done.returncode, written, log, counts[0] if counts else [])
 
 
-def test_a_task_that_succeeds_is_no_failure(tmp_path: Path) -> None:
+def test_a_task_that_succeeds_counts_no_failure(tmp_path: Path) -> None:
     pod = run("succeeds", tmp_path)
     assert (pod.status, pod.written) == (0, {"outputs.pb"})
     assert pod.counts == [{}, STORED, {}, {"flyte|pod.succeeds|ok": 1}]
 
 
 @pytest.mark.parametrize("task", ["value_error", "value_error_sync"])
-def test_a_plain_exception_counts_though_no_sdk_exception_is_raised(
+def test_a_plain_exception_counts_although_no_sdk_exception_is_raised(
     task: str, tmp_path: Path
 ) -> None:
     pod = run(task, tmp_path)
@@ -162,7 +162,7 @@ def test_a_plain_exception_counts_though_no_sdk_exception_is_raised(
         ("custom_error", "flyte.errors.CustomError|user|w"),
     ],
 )
-def test_an_sdk_exception_of_the_task_s_own_counts_once(
+def test_an_sdk_exception_that_the_task_raises_counts_once(
     task: str, series: str, tmp_path: Path
 ) -> None:
     pod = run(task, tmp_path)
@@ -180,14 +180,14 @@ def test_an_output_of_the_wrong_type_counts_once(tmp_path: Path) -> None:
 def test_a_task_that_cannot_be_loaded_counts_where_the_sdk_reports_it(tmp_path: Path) -> None:
     pod = run("any", tmp_path, module="module_that_is_not_in_the_image")
     assert pod.status != 0
-    # Its module is what would have said the counts: the log has them too.
+    # The module would have printed the counts; they are also in the log.
     failures = [line for line in pod.log if line.startswith("faultlens: failure")]
     assert len(failures) == len(pod.written)
     for line in failures:
         assert re.search(r"RuntimeUnknownError \[ModuleNotFoundError\] unknown: .* converted", line)
 
 
-def test_the_debug_log_says_of_each_raise_what_it_was_and_why(tmp_path: Path) -> None:
+def test_the_debug_log_explains_each_raise(tmp_path: Path) -> None:
     first, second = run("value_error", tmp_path).log
     assert re.sub(r"\S+/", "", first) == (
         "faultlens: failure flyte.errors.RuntimeUserError [ValueError] user: builtins.ValueError, "

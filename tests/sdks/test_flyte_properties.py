@@ -1,4 +1,4 @@
-"""Random programs of Flyte tasks: as many failures as the program made, whatever it does."""
+"""Random programs of Flyte tasks: the counted failures are those that the program made."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A failure that comes back from another process counts once, where it was raised."""
+"""A failure that comes back from another process counts once, in the process that raised it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.servers import until
 
 pytest.importorskip("flyte")
 
-# Raised with a cause of its own, which is two raises there, and comes back as one.
+# It has its own cause, so there are two raises there, and one comes back.
 WORK = """
 import flyte.errors
 
@@ -81,7 +81,7 @@ def env(tmp_path: Path) -> dict[str, str | None]:
 
 
 def counted(main: str, env: dict[str, str | None]) -> dict[str, float]:
-    """What is in the store after a program, and what has come back to it."""
+    """The counts in the store after a program, and the exceptions that came back to it."""
     source = textwrap.indent(textwrap.dedent(main), " " * 8)
     found: dict[str, float] = children.report(PROGRAM.format(main=source), env=env)
     return found
@@ -176,14 +176,14 @@ def test_a_failure_that_is_carried_through_two_pools(env: dict[str, str | None])
     """
     found = counted(nested, env)
     if sys.version_info < (3, 12):
-        # A raise in another thread than the construction is known by the traceback alone, and the
-        # inner process's executor takes that away.
+        # A raise in a thread other than the constructing one is known only by the traceback, which
+        # the inner process's executor removes.
         assert found.pop("propagated") in (1, 2)
         found["propagated"] = 2
     assert found == {"failures": 1, "caught": 1, "wrapped": 1, "propagated": 2}
 
 
-def test_without_a_store_what_a_worker_has_counted_ends_with_it(
+def test_without_a_store_a_worker_s_counts_end_with_it(
     env: dict[str, str | None],
 ) -> None:
     pool = """
@@ -199,7 +199,7 @@ def test_without_a_store_what_a_worker_has_counted_ends_with_it(
 def test_a_forked_child_does_not_count_what_its_parent_has_raised(
     env: dict[str, str | None],
 ) -> None:
-    """Before Python 3.12 a raise in another thread than the construction is seen afterwards."""
+    """Before Python 3.12, a raise in a thread other than the constructing one is seen later."""
     source = """
         import os, threading
         import inside
@@ -300,7 +300,7 @@ def test_the_results_of_celery_s_tasks(celery: dict[str, str | None], tmp_path: 
     assert counted(client, celery) == {"failures": 4, "caught": 3, "wrapped": 4, "propagated": 4}
 
 
-# What a copy is to its failure.
+# Copies of a failure.
 
 COPIES = """
     import inside
@@ -336,7 +336,7 @@ def test_a_copy_with_a_traceback_is_not_raised(env: dict[str, str | None]) -> No
     assert children.report(COPIES.format(source=raised), env=env)[0] == 1 + 1
 
 
-def test_what_is_raised_from_a_copy_is_the_same_failure(env: dict[str, str | None]) -> None:
+def test_an_exception_raised_from_a_copy_is_the_same_failure(env: dict[str, str | None]) -> None:
     pool = """
         from concurrent.futures import ProcessPoolExecutor
         from flyte.errors import OOMError

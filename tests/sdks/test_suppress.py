@@ -1,4 +1,4 @@
-"""``FAULTLENS_SUPPRESS``: what the user does not count."""
+"""``FAULTLENS_SUPPRESS``: classes that the user does not count."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ RAISES = """
 """
 
 
-def test_a_class_and_its_subclasses_are_no_failures() -> None:
+def test_a_class_and_its_subclasses_are_suppressed() -> None:
     failures, suppressed = children.report(
         RAISES,
         env={
@@ -40,18 +40,18 @@ def test_a_class_and_its_subclasses_are_no_failures() -> None:
         "flyte.errors.OOMError|user|w|configured": 1,
         "__main__.Mine|user|w|configured": 1,
         f"{INVALID_ARGUMENT}|user|w|configured": 1,
-        # What it causes is the same failure, and that is not counted.
+        # An exception that it causes is the same failure, which is not counted.
         "flyte.errors.RuntimeSystemError|system|w|wrapped": 1,
     }
 
 
-def test_without_it_they_are_failures() -> None:
+def test_without_the_variable_they_are_failures() -> None:
     failures, suppressed = children.report(RAISES)
     assert sum(failures.values()) == 4
     assert suppressed == {"flyte.errors.RuntimeSystemError|system|w|wrapped": 1}
 
 
-def test_a_name_that_is_no_class_is_one_warning() -> None:
+def test_a_name_without_a_class_is_one_warning() -> None:
     done = children.run(RAISES, env={"FAULTLENS_SUPPRESS": "flyte.errors.OOMErorr"})
     assert done.stderr.count("FAULTLENS_SUPPRESS") == 1
     assert (
@@ -60,7 +60,7 @@ def test_a_name_that_is_no_class_is_one_warning() -> None:
     )
 
 
-def test_an_attempt_ends_well_where_what_ended_it_is_no_failure() -> None:
+def test_an_attempt_that_a_suppressed_failure_ended_is_ok() -> None:
     pytest.importorskip("durable_workflow")
     done = children.run(
         """

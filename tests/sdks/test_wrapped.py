@@ -1,4 +1,4 @@
-"""Exceptions that are raised from others: the same failure, if the other was one."""
+"""An exception that is raised from a failure is the same failure."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ RAISE = """
     ("raises", "failures", "suppressed"),
     [
         ('raised(System("S", "m"), raised(User("U", "m")))', 1, {"wrapped": 1}),
-        # The other SDK's, and with native ones between.
+        # From exceptions of the other SDK, and with native exceptions in between.
         ('raised(System("S", "m"), raised(Durable("m")))', 1, {"wrapped": 1}),
         ('raised(System("S", "m"), raised(KeyError(), raised(Durable("m"))))', 1, {"wrapped": 1}),
         ('raised(Durable("m"), raised(System("S", "m"), raised(Durable("m"))))', 1, {"wrapped": 2}),
@@ -40,13 +40,13 @@ RAISE = """
         ('raised(System("S", "m"), raised(KeyError()))', 1, {}),
     ],
 )
-def test_what_is_raised_from_a_failure_is_the_same_failure(
+def test_an_exception_raised_from_a_failure_is_the_same_failure(
     raises: str, failures: int, suppressed: dict[str, int]
 ) -> None:
     assert children.report(RAISE.format(raises=raises)) == [failures, suppressed]
 
 
-def test_one_that_was_made_long_before_its_raise_counts_once_too() -> None:
+def test_an_exception_made_long_before_its_raise_counts_once() -> None:
     """Python 3.10 and 3.11 see such a raise only when the exception is freed."""
     stored = """(lambda cause: (
         [None for _ in range(5000)], raised(System("S", "m"), raised(cause))
@@ -54,7 +54,7 @@ def test_one_that_was_made_long_before_its_raise_counts_once_too() -> None:
     assert children.report(RAISE.format(raises=stored)) == [1, {"wrapped": 1}]
 
 
-def test_causes_that_form_a_ring_come_to_an_end() -> None:
+def test_a_cycle_of_causes_terminates() -> None:
     ring = """[(a := KeyError()), (b := ValueError()), setattr(a, "__cause__", b),
         setattr(b, "__cause__", a), raised(System("S", "m"), a)]"""
     assert children.report(RAISE.format(raises=ring)) == [1, {}]
