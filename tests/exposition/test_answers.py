@@ -14,7 +14,7 @@ answers = Answers(lambda accept: ("text/plain", accept.encode()), "1.2.3", lambd
 @example(b"")
 @example(b"\r\n\r\n")
 @example(b"GET /metrics HTTP/1.1\r\nAccept: \xff\r\nAccept-Encoding: gzip\r\n\r\n")
-def test_whatever_comes_has_a_whole_answer(request: bytes) -> None:
+def test_any_request_gets_a_complete_answer(request: bytes) -> None:
     head, _, body = answers.to(request).partition(b"\r\n\r\n")
     status, *lines = head.decode("latin-1").split("\r\n")
     assert status.startswith("HTTP/1.1 ")

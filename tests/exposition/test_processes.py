@@ -274,7 +274,7 @@ def test_forks_in_threads_while_threads_raise_and_scrape(host: Host) -> None:
     assert host.counted() == {"failures": int(done.stdout)}
 
 
-def test_short_processes_leave_as_many_files_as_lived_at_once(host: Host) -> None:
+def test_short_processes_leave_no_more_files_than_ran_at_once(host: Host) -> None:
     """A scraper sees no error, and no total that goes down. Every fifth process is killed."""
     at_once, processes = 6, 150
     with host.serving(), host.scraping():

@@ -42,7 +42,7 @@ class Counted(Server):
 
 
 class Serving:
-    """Servers of one thread, as one process has them."""
+    """The servers of one background thread, as in a process."""
 
     def __init__(self) -> None:
         self.background = Background()
@@ -65,7 +65,7 @@ class Serving:
         host: str = "127.0.0.1",
         store: Callable[[], str] = lambda: "ours",
     ) -> Counted:
-        """One that has its port by now."""
+        """Start a server and wait until it has its port."""
         server = self.start(page, host, store=store)
         until(lambda: server.listening, "it to serve")
         return server
@@ -83,7 +83,7 @@ def process(monkeypatch: pytest.MonkeyPatch) -> Iterator[Serving]:
 
 
 def runs_on(server: Counted) -> None:
-    """Wait for a run that begins now."""
+    """Wait for a run that begins after this call."""
     before = server.runs
     until(lambda: server.runs > before + 1, "two runs")
 
@@ -105,17 +105,17 @@ def connect(server: Server) -> socket.socket:
 
 
 def rest(connection: socket.socket) -> bytes:
-    """All that still comes."""
+    """Everything that is still received."""
     found = b""
     while data := connection.recv(65536):
         found += data
     return found
 
 
-# What is asked, and how.
+# Requests and answers.
 
 
-def test_the_page_is_made_as_the_scraper_accepts_it(process: Serving) -> None:
+def test_the_page_has_the_format_that_the_scraper_accepts(process: Serving) -> None:
     answer, body = ask(process.serving(), "/metrics?x=1", Accept="a/b")
     assert (answer.status, body) == (200, b"jobs_total 3.0\n")
     assert answer.headers["Content-Type"] == "text/plain; asked=a/b"
@@ -168,7 +168,7 @@ def test_other_paths(process: Serving) -> None:
     assert ask(server, "/admin")[0].status == 404
 
 
-def test_counts_that_cannot_be_read_are_a_failed_scrape_and_no_empty_page(
+def test_counts_that_cannot_be_read_are_a_failed_scrape_not_an_empty_page(
     process: Serving,
 ) -> None:
     def unreadable(accept: str) -> tuple[str, bytes]:
@@ -187,7 +187,7 @@ def test_a_page_that_cannot_be_made_is_a_failed_scrape_and_the_next_one_is_answe
     assert answer.status == 500
     assert b"surrogates not allowed" in body
     assert ask(server)[1] == b"jobs_total 3.0\n"
-    assert not caplog.records  # at level DEBUG only
+    assert not caplog.records  # it is logged only at level DEBUG
 
 
 def test_a_store_whose_identity_cannot_be_encoded_is_served(process: Serving) -> None:
@@ -208,13 +208,13 @@ def test_a_request_may_come_in_pieces_and_with_a_body(process: Serving, end: str
 @pytest.mark.parametrize(
     "request_", [b"\n\n", b"\0\xff\n\n", b"GET\r\n\r\n", b"GET /x y z\r\n\r\n"]
 )
-def test_what_is_no_request_has_an_answer_too(process: Serving, request_: bytes) -> None:
+def test_an_invalid_request_gets_an_answer(process: Serving, request_: bytes) -> None:
     with connect(process.serving()) as connection:
         connection.sendall(request_)
         assert rest(connection).startswith(b"HTTP/1.1 40")
 
 
-def test_an_answer_arrives_though_nobody_reads_the_body_of_its_request(process: Serving) -> None:
+def test_an_answer_arrives_although_nobody_reads_the_body_of_its_request(process: Serving) -> None:
     with connect(process.serving()) as connection:
         connection.sendall(b"POST / HTTP/1.1\r\n\r\n" + b"a" * 1_000_000)
         assert rest(connection).startswith(b"HTTP/1.1 405 ")
@@ -226,7 +226,7 @@ def test_a_head_that_never_ends_is_refused(process: Serving) -> None:
         assert rest(connection).startswith(b"HTTP/1.1 431 ")
 
 
-def test_a_large_page_comes_whole_to_a_scraper_that_reads_slowly(process: Serving) -> None:
+def test_a_slow_scraper_gets_a_large_page_completely(process: Serving) -> None:
     large = os.urandom(8_000_000)
     server = process.serving(lambda accept: ("text/plain", large))
     with connect(server) as slow:
@@ -271,7 +271,7 @@ def test_clients_that_take_too_long_are_hung_up_on(
     assert not server._clients
 
 
-def test_as_many_clients_as_there_may_be_keep_others_waiting_for_a_short_while_only(
+def test_the_maximum_number_of_clients_keeps_others_waiting_only_briefly(
     process: Serving, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(serving, "_MOST_CLIENTS", 10)
@@ -295,7 +295,7 @@ def test_clients_that_hang_up(process: Serving) -> None:
 
 
 def resolve(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
-    """Have every host name lead to these addresses."""
+    """Make every host name resolve to these addresses."""
     real = natives.getaddrinfo
 
     def getaddrinfo(host: str, *rest: int) -> list[object]:
@@ -325,7 +325,7 @@ def test_every_address_of_the_host_is_served_at_the_same_port(
 
 
 @needs_ipv6
-def test_ipv6_alone(process: Serving) -> None:
+def test_ipv6_only(process: Serving) -> None:
     assert ask(process.serving(host="::1"))[1] == b"jobs_total 3.0\n"
 
 
@@ -354,7 +354,7 @@ def test_a_host_that_cannot_be_served_is_one_warning(
     assert not server.listening
 
 
-def test_a_port_that_cannot_be_one_is_a_warning(
+def test_an_impossible_port_is_a_warning(
     process: Serving, caplog: pytest.LogCaptureFixture
 ) -> None:
     process.start(port=70_000)
@@ -369,7 +369,7 @@ def test_the_port_is_free_again_at_the_end(process: Serving) -> None:
         pass
 
 
-# Who serves.
+# Which process serves.
 
 
 def test_the_first_one_serves_and_when_it_ends_another_does(
@@ -413,7 +413,7 @@ def test_an_address_that_is_taken_is_taken_over_while_the_others_are_served(
         ("", "", "another process"),
     ],
 )
-def test_a_faultlens_that_has_the_port_is_warned_of_once_if_its_counts_are_others(
+def test_one_warning_if_a_faultlens_with_another_store_has_the_port(
     process: Serving,
     theirs: str,
     ours: str,
@@ -439,13 +439,13 @@ def test_a_faultlens_that_has_the_port_is_warned_of_once_if_its_counts_are_other
 @pytest.mark.parametrize(
     "answer", [b"HTTP/1.0 404 Not Found\r\n\r\n", b"-ERR unknown command\r\n", b"", None]
 )
-def test_a_stranger_that_has_the_port_is_warned_of_once(
+def test_one_warning_if_something_else_has_the_port(
     process: Serving,
     answer: bytes | None,
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Whatever it answers; None: it does not, nor does it hang up."""
+    """Whatever it answers. None: it neither answers nor closes the connection."""
     monkeypatch.setattr(serving, "_PATIENCE", 1.0)
     monkeypatch.setattr(Server, "interval", 0.05)
     with contextlib.ExitStack() as connections, socket.create_server(("127.0.0.1", 0)) as stranger:
@@ -471,13 +471,13 @@ def test_a_stranger_that_has_the_port_is_warned_of_once(
     assert "is taken by something else" in record.getMessage()
 
 
-def test_nobody_that_listens_is_asked_again_and_no_reason_to_warn(
+def test_a_port_on_which_nobody_listens_is_tried_again_without_a_warning(
     process: Serving, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As when it is just ending."""
+    """This happens while the other process is ending."""
     monkeypatch.setattr(Server, "interval", 0.05)
     with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))  # and does not listen
+        bound.bind(("127.0.0.1", 0))  # but does not listen
         server = process.start(port=bound.getsockname()[1])
         until(lambda: server._questions_left < 5, "a question")
         assert not server.listening
@@ -486,7 +486,7 @@ def test_nobody_that_listens_is_asked_again_and_no_reason_to_warn(
     assert ask(server)[1] == b"jobs_total 3.0\n"
 
 
-# What programs do.
+# Things that programs do.
 
 SERVES = """
 import os, signal, sys, threading, time, urllib.request
@@ -521,8 +521,8 @@ assert scrape() == page("")[1]
 """
 
 
-def test_the_program_gets_every_connection_of_a_listener_that_has_a_number_of_ours() -> None:
-    """It closes everything, as daemons do, and is given the same numbers again."""
+def test_the_program_gets_every_connection_of_a_listener_that_reuses_our_number() -> None:
+    """The program closes all descriptors, as daemons do, and gets the same numbers again."""
     children.run(f"""{SERVES}{WAITS}
 import select, socket
 numbers = {{*ours(), *(end.fileno() for end in background._thread._bell._ends)}}
@@ -563,7 +563,7 @@ for number in numbers:
 """)
 
 
-def test_a_connection_whose_number_is_the_program_s_now_is_not_read() -> None:
+def test_a_connection_whose_number_the_program_now_uses_is_not_read() -> None:
     children.run(f"""{SERVES}{WAITS}
 import socket
 from faultlens.exposition import serving
@@ -584,7 +584,7 @@ assert background.stop(600)
 """)
 
 
-def test_a_connection_whose_number_is_the_program_s_now_is_not_written_to() -> None:
+def test_a_connection_whose_number_the_program_now_uses_is_not_written_to() -> None:
     children.run(f"""{SERVES}{WAITS}
 import socket
 from faultlens.exposition import serving
@@ -670,7 +670,7 @@ def forks(child):
 
 
 @needs_proc
-def test_a_forked_child_lets_go_of_the_port_and_takes_it_over_from_its_parent() -> None:
+def test_a_forked_child_releases_the_port_and_later_takes_it_over_from_its_parent() -> None:
     source = f"""import os; fork = os.fork{FORKS}{WAITS}
 def child():
     assert not any(map(os.path.exists, (f"/proc/self/fd/{{number}}" for number in numbers)))
@@ -697,8 +697,8 @@ signal.pause()
 
 
 @needs_proc
-def test_a_child_that_c_code_forked_lets_go_of_the_port_once_it_resumes() -> None:
-    # At the fork the thread is in poll(), and does not wait for the interpreter's lock.
+def test_a_child_that_c_code_forked_releases_the_port_once_it_resumes() -> None:
+    # At the fork the thread is in poll() and not waiting for the interpreter's lock.
     source = f"""import ctypes; fork = ctypes.PyDLL(None).fork{FORKS}
 sys.setswitchinterval(1000)
 {WAITS}
@@ -721,7 +721,7 @@ signal.pause()
 
 @contextlib.contextmanager
 def process_of(source: str, *args: str) -> Iterator[subprocess.Popen[str]]:
-    """A program that runs meanwhile, and its children; they end when it is left."""
+    """Run a program within the block; then end it and its children."""
     with subprocess.Popen(
         [sys.executable, "-c", source, *args],
         env=children.environment(),
@@ -736,7 +736,7 @@ def process_of(source: str, *args: str) -> Iterator[subprocess.Popen[str]]:
             process.stdin.close()
             process.kill()
             assert process.stdout is not None
-            process.stdout.read()  # until its children have ended, too
+            process.stdout.read()  # waits until its children have ended
 
 
 @needs_proc
@@ -767,7 +767,7 @@ assert background.stop(600)
 """)
 
 
-def test_an_answer_during_which_the_process_is_killed_is_no_page() -> None:
+def test_an_answer_cut_off_by_the_death_of_the_process_is_not_a_page() -> None:
     source = f"""{SERVES}
 from faultlens.sockets import Socket
 
@@ -791,8 +791,8 @@ CLOCKS = {
 
 
 @pytest.mark.parametrize("clock", CLOCKS)
-def test_clocks_that_a_test_has_patched_are_not_asked(clock: str) -> None:
-    """The scraper is another process: in this one it would ask them."""
+def test_clocks_that_a_test_has_patched_are_not_used(clock: str) -> None:
+    """The scraper is another process, since in this one it would use the patched clocks."""
     source = f"""{SERVES}
 import select
 from unittest.mock import patch
@@ -819,8 +819,8 @@ sys.stdin.readline()
         assert process.stdout.readline() == "done\n"
 
 
-def test_a_test_that_may_use_no_sockets_and_no_warnings_is_left_alone() -> None:
-    """As under pytest-socket, with the port taken by another."""
+def test_a_test_that_forbids_sockets_and_warnings_is_left_alone() -> None:
+    """As under pytest-socket, while another process has the port."""
     with socket.create_server(("127.0.0.1", 0)) as other:
         done = children.run(
             f"""
@@ -852,7 +852,7 @@ assert background.stop(600)
     ],
 )
 def test_greenlets(package: str, patch: str, first: str) -> None:
-    """The native thread serves while the main one, with all greenlets, is blocked."""
+    """The native thread serves while the main thread, with all greenlets, is blocked."""
     pytest.importorskip(package)
     start, wait = SERVES.split("port = ", 1)
     source = f"{patch}\n{SERVES}" if first == "patch" else f"{start}\n{patch}\nport = {wait}"

@@ -109,7 +109,9 @@ def test_a_user_s_subclass_is_imported(env: dict[str, str | None], tmp_path: Pat
         ),
     ],
 )
-def test_asks_back_for_an_unknown_name(args: list[str], status: int, says: str) -> None:
+def test_an_unknown_name_is_one_line_with_a_suggestion(
+    args: list[str], status: int, says: str
+) -> None:
     done = command("explain", *args)
 
     assert done.returncode == status

@@ -13,7 +13,7 @@ from tests import children
 from tests.sdks import acme
 
 
-def test_ours_are_found_as_importlib_finds_them() -> None:
+def test_our_adapters_are_found_as_importlib_finds_them() -> None:
     found = {entry.name: entry.value for entry in entry_points(group="faultlens.sdks")}
     assert found.items() >= installed().items()
     assert installed()["flyte.errors"] == "faultlens.sdks.flyte:Flyte"
@@ -108,7 +108,7 @@ def test_a_broken_adapter_is_one_warning_and_the_others_work(
     ]
 
 
-def test_what_an_adapter_raises_never_reaches_the_program(tmp_path: Path) -> None:
+def test_an_exception_of_an_adapter_never_reaches_the_program(tmp_path: Path) -> None:
     env = acme.install(tmp_path, adapter=acme.ADAPTER + "\n    def code(self, exc):\n        1/0\n")
     done = children.run(
         """

@@ -34,7 +34,7 @@ def env(tmp_path: Path) -> dict[str, str | None]:
 
 
 @pytest.mark.parametrize("first", ["acme.errors", "acme.more"])
-def test_its_raised_exceptions_count_and_rules_decide(
+def test_a_declared_sdk_s_raised_exceptions_count_and_rules_decide(
     first: str, env: dict[str, str | None]
 ) -> None:
     found = children.report(
@@ -75,7 +75,7 @@ def test_its_raised_exceptions_count_and_rules_decide(
     ]
 
 
-def test_the_commands_know_it(env: dict[str, str | None]) -> None:
+def test_the_commands_know_a_declared_sdk(env: dict[str, str | None]) -> None:
     done = children.run(
         "from faultlens.commands import main; import sys; sys.exit(main())",
         *("classes", "--sdk", "acme"),
@@ -91,7 +91,7 @@ def test_the_commands_know_it(env: dict[str, str | None]) -> None:
     ]
 
 
-def test_one_that_has_an_adapter_keeps_it(env: dict[str, str | None]) -> None:
+def test_a_declared_sdk_that_has_an_adapter_keeps_it(env: dict[str, str | None]) -> None:
     path = Path(str(env["FAULTLENS_RULES"]))
     path.write_text('[sdk.mine]\nmodules = ["flyte.errors"]\nkind = "user"\n')
     done = children.run(

@@ -49,7 +49,7 @@ def workers(counted: dict[str, float]) -> set[str]:
         "a refused heartbeat",
     ],
 )
-def test_what_a_worker_runs_has_its_task_queue_as_label(flow: str) -> None:
+def test_code_that_a_worker_runs_has_the_task_queue_as_worker_label(flow: str) -> None:
     failures, suppressed, _ = happen(flow, worker=None)
     assert workers(failures) | workers(suppressed) == {durable_flows.QUEUE}
 
@@ -79,7 +79,7 @@ def test_run_until_is_a_worker_too() -> None:
     assert failures == {"tests.sdks.durable_flows.CardDeclined|user|nightly": 1}
 
 
-def test_what_a_query_raises_has_it_too_though_its_thread_starts_with_an_empty_context() -> None:
+def test_a_query_has_that_label_although_its_thread_starts_with_an_empty_context() -> None:
     failures, suppressed, _ = happen("a query handler raises an sdk exception", worker=None)
     assert workers(failures) == {durable_flows.QUEUE}
     # The worker wraps the handler's exception; the client gets the answer outside of any worker.
@@ -108,7 +108,7 @@ def test_enabled_after_the_sdk_was_imported_it_sees_the_same() -> None:
     assert log == []
 
 
-def test_a_replay_that_is_not_known_is_one_warning_and_ids_still_tell() -> None:
+def test_an_unknown_replay_is_one_warning_and_ids_still_identify_failures() -> None:
     failures, suppressed, log = happen(CAUGHT, OTHER_REPLAY)
     assert failures == {"durable_workflow.errors.ActivityFailed|user|w": 1}
     assert list(suppressed.values()) == [3]
@@ -124,7 +124,7 @@ OTHER_RUN = """
 """
 
 
-def test_a_worker_that_is_not_known_is_one_warning_and_failures_count_all_the_same() -> None:
+def test_an_unknown_worker_is_one_warning_and_failures_still_count() -> None:
     failures, suppressed, log = happen(CAUGHT, OTHER_RUN)
     assert failures == {"durable_workflow.errors.ActivityFailed|user|w": 1}
     assert list(suppressed.values()) == [3]
@@ -132,7 +132,7 @@ def test_a_worker_that_is_not_known_is_one_warning_and_failures_count_all_the_sa
     assert "Worker._run_activity_task as it is known; without it the attempts of" in warning
 
 
-def test_what_is_hooked_is_restored() -> None:
+def test_hooked_functions_are_restored() -> None:
     children.run(
         """
         import durable_workflow.client, durable_workflow.worker, durable_workflow.workflow
@@ -149,7 +149,7 @@ def test_what_is_hooked_is_restored() -> None:
     )
 
 
-def test_without_the_replay_what_has_no_id_counts_each_time() -> None:
+def test_without_the_replay_a_failure_without_an_id_counts_each_time() -> None:
     failures, suppressed, log = happen("two environments raise and catch", OTHER_REPLAY)
     assert failures == {"tests.sdks.durable_flows.CardDeclined|user|w": 6}
     assert suppressed == {}

@@ -18,7 +18,7 @@ class Failure(Exception):
         return True
 
 
-def test_the_first_exception_with_a_key_claims_it_for_good() -> None:
+def test_the_first_exception_with_a_key_claims_it_permanently() -> None:
     claims = Claims()
     first, second = Failure(), Failure()
     assert claims.claim(("run", 1), first, "Failure") is None
@@ -39,7 +39,7 @@ def test_an_unclaimed_key_is_not_claimed_by_a_look() -> None:
     assert claims.holder("key", Failure()) == "Failure"
 
 
-def test_what_was_used_last_is_kept_and_the_memory_is_bounded() -> None:
+def test_recently_used_entries_are_kept_and_the_memory_is_bounded() -> None:
     memory: Bounded[int] = Bounded(limit=100)
     for number in range(10_000):
         memory.setdefault(("key", number), number)

@@ -140,7 +140,7 @@ def test_a_failed_activity_is_judged_by_its_category_first(
 
 @pytest.mark.parametrize("name", [None, *NATIVE])
 @pytest.mark.parametrize("category", ["application", "activity", "child_workflow", None])
-def test_a_category_that_tells_only_where_it_was_leaves_it_to_the_native_class(
+def test_a_category_that_says_only_where_leaves_the_kind_to_the_native_class(
     category: str | None, name: str | None
 ) -> None:
     at_the_worker = fault("ActivityFailed", failure_category=category, exception_class=name)
@@ -192,7 +192,7 @@ def test_an_exception_that_holds_another_takes_its_kind() -> None:
     assert kind("SagaCompensationFailed", compensation_failure=ValueError()) == "unknown"
 
 
-def test_two_exceptions_that_hold_each_other_are_no_endless_loop() -> None:
+def test_two_exceptions_that_hold_each_other_cause_no_endless_loop() -> None:
     names = ("RuntimeDiscoveryUnavailable", "SagaCompensationFailed")
     first, second = (
         type(name, (Exception,), {"__module__": "durable_workflow.errors"})() for name in names
@@ -202,7 +202,7 @@ def test_two_exceptions_that_hold_each_other_are_no_endless_loop() -> None:
     assert adapter.rule(type(second)).kind(second) is Kind.UNKNOWN
 
 
-def test_a_class_of_the_user_takes_the_rule_of_its_nearest_base() -> None:
+def test_a_user_s_class_takes_the_rule_of_its_nearest_base() -> None:
     class Declined(durable_workflow.errors.NonRetryableError):
         pass
 
@@ -216,11 +216,11 @@ def test_a_class_of_the_user_takes_the_rule_of_its_nearest_base() -> None:
 
 
 @pytest.mark.parametrize("name", ["ThingNotFound", "JobAlreadyStarted", "QueueAlreadyExists"])
-def test_a_class_to_come_that_follows_the_naming_is_the_caller_s(name: str) -> None:
+def test_a_future_class_that_follows_the_naming_is_the_caller_s_fault(name: str) -> None:
     assert kind(name) == "user"
 
 
-def test_a_class_to_come_that_does_not_is_unknown() -> None:
+def test_a_future_class_that_does_not_follow_the_naming_is_unknown() -> None:
     assert kind("SomethingElse") == "unknown"
 
 
@@ -258,7 +258,7 @@ def test_what_went_wrong(name: str, attributes: dict[str, Any], expected: str) -
     assert fault(name, **attributes)[1] == expected
 
 
-def test_every_reason_is_one_of_the_words() -> None:
+def test_every_reason_is_a_known_word() -> None:
     for name, rule in RULES.items():
         assert {rule.reason, adapter.reason(made(name), rule)} <= REASONS | {""}, name
 
@@ -322,7 +322,7 @@ def test_every_rule_gives_only_the_kinds_it_declares() -> None:
         assert rule.kind(Exception()) in rule.kinds
 
 
-def test_every_class_of_the_installed_version_has_a_rule_of_its_own_or_by_its_name() -> None:
+def test_every_class_of_the_installed_version_has_its_own_rule_or_one_by_name() -> None:
     module: ModuleType = durable_workflow.errors
     named = ("NotFound", "AlreadyStarted", "AlreadyExists")
     without = [

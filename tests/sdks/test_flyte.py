@@ -30,12 +30,12 @@ ROOT = Path(__file__).parents[2]
         "a\ud800b\n",
     ],
 )
-def test_what_flyte_calls_a_worker_is_mostly_none(worker: object) -> None:
+def test_most_worker_values_of_flyte_are_not_a_stable_name(worker: object) -> None:
     assert sdks.stable_worker(worker) is None
 
 
 @pytest.mark.parametrize("worker", ["w-7", "gpu-node-7", "worker-a", "pod/x:1", 'say"so"', "Ünal"])
-def test_a_name_is_a_name(worker: str) -> None:
+def test_a_stable_name_is_kept(worker: str) -> None:
     assert sdks.stable_worker(worker) == worker
 
 
@@ -146,7 +146,7 @@ EVENTS = """
     ["raise flyte.errors.RuntimeSystemError('S', 'm', worker='node-1')", "return await step()"],
     ids=["task", "step"],
 )
-def test_the_event_says_where_it_was_in_the_words_of_flyte_s_own_plugin(body: str) -> None:
+def test_the_event_says_where_it_happened_with_the_names_of_flyte_s_own_plugin(body: str) -> None:
     event, action = children.report(EVENTS.format(body=body))
     assert event["faultlens.worker"] == "w"
     assert event["flyte.run_name"] == "nightly"

@@ -379,7 +379,7 @@ class _Mark(Protocol):
 
 
 class _MarkByPid:
-    """The mark where the kernel has no ``MADV_WIPEONFORK``. Costs a system call."""
+    """Used if the kernel has no ``MADV_WIPEONFORK``. Each look costs a system call."""
 
     def __init__(self) -> None:
         self._value, self._pid = 0, 0

@@ -90,8 +90,8 @@ class Hook:
         # Still reachable at exit, when module globals are gone.
         self._recording = _recording
         self._get_ident = threading.get_ident
-        # Takes every KeyboardInterrupt for a signal's. That is safe: guards keep the host's objects
-        # from raising one here.
+        # Treats every KeyboardInterrupt as a signal's. That is safe: the guards keep the host's
+        # objects from raising one here.
         self._of_a_signal = guard.of_a_signal
         self._mechanism: Mechanism | None = None
 

@@ -39,7 +39,7 @@ FOREIGN_LIMIT = 16
 ``benchmarks/switching.py``."""
 
 _FEW = 8
-"""The pending exceptions are checked at the end of a callback only if there are at most so many."""
+"""If more exceptions are pending than this, they are not checked at the end of a callback."""
 _STACK_LIMIT = 64
 """How many frames are searched for our callback when a pending exception dies."""
 
@@ -68,7 +68,7 @@ class Monitoring:
         self._last_number = -1
         """The number of the exception that was reported last."""
         self._last = 0
-        """The id of the exception that was reported last; each frame that it unwinds repeats it."""
+        """The id of the exception reported last, whose event repeats in each frame it unwinds."""
         self._foreign = 0
         """Raises of other exceptions since the last of ours."""
         # Still reachable at exit, when module globals are gone.
