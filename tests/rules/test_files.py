@@ -79,7 +79,7 @@ def test_a_rule_has_all_its_parts_and_the_line_where_it_begins(tmp_path: Path) -
         ("[[rule]]\ncause = 'a.B'", "line 1: the rule has no kind, reason or owner; "),
         (
             "[[rule]]\ncause = 'a.B'\nkind = 'user'\n\n[[rule]]\ncause = 'a.C'\nknid = 'user'",
-            "line 7: a rule has no knid; expected class, cause, code, message, kind, reason, "
+            "line 7: unknown key knid; expected class, cause, code, message, kind, reason, "
             "owner: did you mean kind?",
         ),
         (

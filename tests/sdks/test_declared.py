@@ -116,7 +116,7 @@ def test_a_declared_sdk_that_has_an_adapter_keeps_it(env: dict[str, str | None])
         ('[sdk.acme]\nmodules = "acme.errors"', 2, "the modules are 'acme.errors', expected a"),
         ("[sdk.acme]\nmodules = []", 2, "the modules are [], expected a list of names."),
         ('[sdk.acme]\nmodules = ["a"]\nkind = "mine"', 3, "the kind is 'mine', expected one of"),
-        ('[sdk.acme]\nmodule = ["a"]', 2, "an SDK has no module; expected modules, kind: did you"),
+        ('[sdk.acme]\nmodule = ["a"]', 2, "unknown key module; expected modules, kind: did you"),
         ('\n[sdk."a-b"]\nmodules = ["a"]', 2, "the SDK's name is 'a-b', expected letters"),
         ("sdk.acme = 1", 1, "sdk.acme is 1, expected a table, [sdk.acme]."),
     ],

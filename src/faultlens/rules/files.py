@@ -146,7 +146,7 @@ class _Reader:
                 keys = ", ".join(_KEYS)
                 raise self._error(
                     self._line(key, start),
-                    f"a rule has no {key}; expected {keys}{near(key, _KEYS)}",
+                    f"unknown key {key}; expected {keys}{near(key, _KEYS)}",
                 )
 
         def use(key: str, make: Callable[[object], Any]) -> Any:
@@ -182,7 +182,8 @@ class _Reader:
                 keys = ", ".join(_SDK_KEYS)
                 hint = near(key, _SDK_KEYS)
                 raise self._error(
-                    self._line(key, start), f"an SDK has no {key}; expected {keys}{hint}"
+                    self._line(key, start),
+                    f"unknown key {key}; expected {keys}{hint}",
                 )
         modules = found.get("modules")
         if not (
