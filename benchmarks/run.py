@@ -23,6 +23,7 @@ import textwrap
 import time
 import venv
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
@@ -275,6 +276,50 @@ def spans() -> None:
             ),
             "faultlens": (recording_span(ledger), failing()),
         },
+    )
+
+
+def scrubbing() -> None:
+    """What one message costs; then a failure, with it, on a recording span."""
+    from flyte.errors import RuntimeUserError
+
+    from faultlens.scrub import Scrub
+
+    messages = {
+        "plain": "no space left on device: part 3 of 12",
+        "with credentials in a URL": "cannot reach postgresql://app:hunter2@db:5432/orders",
+        "4 096 plain characters": "no space left on device " * 170 + "in part 3 of 12.",
+        "4 096 characters, the slowest found": ("://a:" * 820)[:4096],
+    }
+    scrub = Scrub()
+
+    def failing_with(message: str) -> Act:
+        def fail() -> None:
+            try:
+                raise RuntimeUserError("CODE", message)
+            except RuntimeUserError:
+                pass
+
+        return fail
+
+    compare(
+        "take the secrets out of a message",
+        {name: (off, partial(scrub.text, text)) for name, text in messages.items()},
+        times=100,
+    )
+    compare(
+        "a failure on a recording span",
+        {
+            "FAULTLENS_SCRUB=off": (
+                recording_span(on(FAULTLENS_SCRUB="off")),
+                failing_with(messages["plain"]),
+            ),
+            **{
+                f"message: {name}": (recording_span(ledger), failing_with(text))
+                for name, text in messages.items()
+            },
+        },
+        times=100,
     )
 
 
@@ -566,6 +611,7 @@ TABLES: Mapping[str, Callable[[], None]] = {
     "failures": failures,
     "rules": rules,
     "spans": spans,
+    "scrubbing": scrubbing,
     "foreign": foreign,
     "layers": layers,
     "peers": peers,

@@ -388,6 +388,25 @@ class TestStore:
         assert text == f"{tmp_path / 'a.ledger'} is not a ledger, or has another byte order"
 
 
+class TestScrubbing:
+    def test_is_on_by_default(self) -> None:
+        ((mark, _),) = doctor().of("scrubbing")
+
+        assert mark == "ok"
+
+    def test_says_that_it_is_off(self) -> None:
+        assert doctor(env={"FAULTLENS_SCRUB": "off"}).of("scrubbing") == [
+            ("warn", "off: credentials stay in messages, stacks and codes")
+        ]
+
+    def test_says_what_cannot_be_used(self) -> None:
+        report = doctor(env={"FAULTLENS_SCRUB": "fine\n(unclosed"})
+
+        assert report.failed() == ["scrubbing"]
+        ((_, text),) = report.of("scrubbing")
+        assert text.startswith("FAULTLENS_SCRUB: '(unclosed': expected a regular expression")
+
+
 class TestSpans:
     def test_without_an_exporter_they_are_the_programs_own(self) -> None:
         assert doctor().of("spans") == [

@@ -20,7 +20,7 @@ LAYERS = (
     ("exposition.layout", "exposition.owners", "exposition.mapping", "exposition.answers"),
     ("exposition.sheets", "hook", "background"),
     ("exposition.ledger", "rules"),
-    ("exposition.claims", "exposition.ledgers", "exposition.serving", "sdks", "series"),
+    ("exposition.claims", "exposition.ledgers", "exposition.serving", "scrub", "sdks", "series"),
     ("exposition.families", "sinks"),
     ("pipeline",),
     ("startup",),

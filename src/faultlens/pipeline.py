@@ -14,7 +14,17 @@ from collections.abc import Callable
 from types import FrameType, ModuleType
 from typing import Any
 
-from faultlens import __version__, guard, imports, interpreter, natives, rules, series, settings
+from faultlens import (
+    __version__,
+    guard,
+    imports,
+    interpreter,
+    natives,
+    rules,
+    scrub,
+    series,
+    settings,
+)
 from faultlens.background import Background, Job, no_fork
 from faultlens.exposition.claims import Claims
 from faultlens.exposition.ledger import Ledger
@@ -30,6 +40,7 @@ from faultlens.settings import Settings
 from faultlens.sinks import exporters
 from faultlens.sinks.instruments import Instruments, Own
 from faultlens.sinks.log import DebugLog
+from faultlens.sinks.record import take
 from faultlens.sinks.spans import Spans
 
 __all__ = ["Pipeline", "imported", "recordings", "running", "stop"]
@@ -87,13 +98,16 @@ class Pipeline:
         self.settings = settings
         self.instruments = instruments
         self.rules = rules.load(settings.rules, settings.profile)
+        self.scrub = scrub.load(settings.scrub)
         self.seen: IdentityMap[Failure] = IdentityMap()
         self.sdks: dict[str, Sdk] = {}
         self._problems: deque[str] = deque()
         self.ledger = _ledger(settings, self._problem, self._after_fork)
         self.ledgers = Ledgers(settings.store, self.ledger, self._problem)
         self.claims = Claims(settings.store)
-        self.spans = Spans(settings, __version__, lambda error: self._dropped("span_error", error))
+        self.spans = Spans(
+            settings, __version__, self.scrub, lambda error: self._dropped("span_error", error)
+        )
         self.log = DebugLog() if settings.debug else None
         self.hook = Hook(self._record, self._dropped, self._defined)
         self.background = Background()
@@ -268,7 +282,8 @@ class Pipeline:
         return Converted(outcome, lambda: self.spans.forget(native))
 
     def attempted(self, sdk: Sdk, task: object, outcome: str) -> None:
-        key = series.ATTEMPTS, sdk.package, guard.text(task, TASK_LIMIT) or "", outcome
+        name = self.scrub.short(guard.text(task, TASK_LIMIT) or "")
+        key = series.ATTEMPTS, sdk.package, name, outcome
         self.ledger.add(key, natives.time())
 
     def outcome(self, exc: BaseException) -> str:
@@ -342,7 +357,7 @@ class Pipeline:
         sdk = self._sdk_of(type(exc))
         assert sdk is not None  # the hook watches the roots of our SDKs
         span, trace, wanted = self._span()
-        failure = sdk.describe(exc, frame, wanted)
+        failure = self._scrubbed(sdk.describe(exc, frame, wanted))
         self.seen.set(exc, failure)  # a second try says the same again
         self.ledger.add(series.key_of(failure), natives.time(), trace, counted)
         _keep(failure)
@@ -360,11 +375,23 @@ class Pipeline:
         failure = sdk.describe_converted(exc, native, wanted)
         if failure is None:
             return self._known_outcome(native) or Role.PROPAGATED.value
+        failure = self._scrubbed(failure)
         self.ledger.add(series.key_of(failure), natives.time(), trace)
         _keep(failure)
         if wanted:
             self._write(failure, native, None, span, keep=True)
         return self._outcome_of(failure)
+
+    def _scrubbed(self, failure: Failure) -> Failure:
+        """The record without secrets in what becomes a label, or says where it happened."""
+        short = self.scrub.short
+        code, task = short(failure.code or ""), short(failure.task)
+        if code != (failure.code or "") or task != failure.task:
+            failure = failure._replace(code=code, task=task)
+        if failure.context:
+            context = {key: short(text) for key, text in failure.context.items()}
+            failure = failure._replace(context=context)
+        return failure
 
     def _span(self) -> tuple[Any, tuple[int, int] | None, bool]:
         """The current span, its ids if it is sampled, and whether a span or the log wants more."""
@@ -392,7 +419,8 @@ class Pipeline:
             if self.log is not None:
                 self.log.note(failure, exc, frame)
             if self.spans.wants(span):
-                self.spans.record(failure, exc, frame, span, keep)
+                record = take(failure, exc, frame, self.settings)
+                self.spans.record(record, exc, frame, span, keep)
         except BaseException as error:
             if guard.of_a_signal(error):
                 raise
@@ -409,8 +437,9 @@ class Pipeline:
         self.ledger.add((series.DROPPED, reason), natives.time())
         if error is not None and reason not in self._warned:
             self._warned.add(reason)
+            why = self.scrub.text(_told(error))
             self._problems.append(
-                f"faultlens could not record an exception in full ({reason}: {_told(error)}); the "
+                f"faultlens could not record an exception in full ({reason}: {why}); the "
                 "program is not affected. Said once; counted in faultlens_dropped_total."
             )
 

@@ -58,6 +58,8 @@ class Settings(NamedTuple):
     rules: str
     profile: str
     suppress: tuple[str, ...]
+    scrub: str
+    """Expressions, one a line, or a switch: see `faultlens.scrub`."""
     debug: bool
     worker: str
     """Empty if the user named none."""
@@ -173,6 +175,11 @@ VARIABLES = (
         "Classes, with their subclasses, whose exceptions are not counted as failures.",
         _names,
     ),
+    Variable(
+        "FAULTLENS_SCRUB",
+        "on",
+        "Regular expressions, one a line, of more that is a secret; off: take no secrets out.",
+    ),
     Variable("FAULTLENS_DEBUG", "0", "1: a line on stderr for each raise: what and why.", _flag),
     Variable("FAULTLENS_MESSAGES", "1", "0: no exception messages on span events.", _flag),
     Variable("FAULTLENS_STACKTRACES", "1", "0: no stack traces on span events.", _flag),
@@ -249,6 +256,7 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
         rules=value["FAULTLENS_RULES"],
         profile=value["FAULTLENS_PROFILE"],
         suppress=value["FAULTLENS_SUPPRESS"],
+        scrub=value["FAULTLENS_SCRUB"],
         debug=value["FAULTLENS_DEBUG"],
         worker=value["FAULTLENS_WORKER"],
         fallback_worker=_encodable(

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import faultlens
-from faultlens import pipeline, rules, series, startup
+from faultlens import pipeline, rules, scrub, series, startup
 from faultlens import settings as settings_module
 from faultlens.commands import endpoint
 from faultlens.commands.classes import load_sdks
@@ -87,6 +87,7 @@ def _checks(enabled: bool, record: bool) -> Iterator[Check]:
     yield _metrics(settings, store)
     yield from _spans(settings)
     yield from _counters(settings)
+    yield _scrubbing(settings)
     yield from _variables()
     if record:
         yield from _record(sdks)
@@ -346,6 +347,15 @@ def _problems_with_exporters(signal: exporters.Signal, settings: Settings) -> li
     return problems
 
 
+def _scrubbing(settings: Settings) -> Check:
+    found, problems = scrub.read(settings.scrub)
+    if problems:
+        return Check(Mark.FAIL, "scrubbing", "; ".join(problems))
+    if not found.on:
+        return Check(Mark.WARN, "scrubbing", "off: credentials stay in messages, stacks and codes")
+    return Check(Mark.OK, "scrubbing", "credentials are taken out of messages, stacks and codes")
+
+
 # What is set?
 
 
@@ -354,7 +364,7 @@ def _variables() -> Iterator[Check]:
         value = os.environ.get(variable.name, "")
         if not value.strip() or variable.name == "FAULTLENS":
             continue
-        shown = f"{variable.name}={_without_password(value)}"
+        shown = f"{variable.name}={_without_password(value)}".replace("\n", "\\n")
         try:
             variable.parse(value)
         except ValueError as error:

@@ -19,7 +19,6 @@ import logging
 import sys
 from collections import deque
 from collections.abc import Callable, Mapping
-from itertools import islice
 from types import FrameType, ModuleType
 from typing import Any, NamedTuple
 
@@ -27,20 +26,17 @@ from faultlens import guard, natives
 from faultlens.background import no_fork
 from faultlens.failure import Failure
 from faultlens.identity import IdentityMap
+from faultlens.scrub import Scrub
 from faultlens.settings import Settings
 from faultlens.sinks.exporters import load, resource
+from faultlens.sinks.record import MESSAGE_LIMIT, Record, attributes, ours
 
 __all__ = ["Spans"]
 
 _log = logging.getLogger("faultlens")
 
-MESSAGE_LIMIT = 4096
-"""The longest exception.message, in characters."""
-FRAME_LIMIT = 64
-"""How many frames of a stack are looked at: the innermost."""
-STACK_LIMIT = 2048
-"""The longest exception.stacktrace, in bytes. By default Tempo keeps that much of an attribute, and
-cuts the end, which tells most: where it was raised, and the message."""
+DEPTH_LIMIT = 64
+"""How many frames are looked at for code of OpenTelemetry's."""
 WAITING_LIMIT = 1000
 """The most failures that wait for a span of their own."""
 
@@ -52,8 +48,7 @@ class _Waiting(NamedTuple):
 
     parent: Span | None
     """The current span, which does not record: its trace may not be sampled."""
-    attributes: dict[str, str]
-    moment: float
+    record: Record
 
 
 class Spans:
@@ -66,10 +61,12 @@ class Spans:
         self,
         settings: Settings,
         version: str,
+        scrub: Scrub,
         failed: Callable[[BaseException], None] = lambda error: None,
     ) -> None:
         self._settings = settings
         self._version = version
+        self._scrub = scrub
         self._failed = failed
         # The exceptions that have an event, and the ids of the spans that have it.
         self._recorded: IdentityMap[tuple[Failure, list[int]]] = IdentityMap()
@@ -107,7 +104,7 @@ class Spans:
 
     def record(
         self,
-        failure: Failure,
+        record: Record,
         exc: BaseException,
         frame: FrameType | None,
         span: Span | None,
@@ -115,19 +112,21 @@ class Spans:
     ) -> None:
         """Put the event on `span` if that records; else `send` will, on a span of our own.
 
+        Secrets are taken out in the raise only where the current span records: it may end next.
+
         keep: keep `exc` alive until `forget`; it may be of a class that takes no weak reference.
         """
-        attributes = self._attributes(failure, exc, frame)
+        failure = record.failure
         remember = self._recorded.keep if keep else self._recorded.set
         if span is not None and span.is_recording():
             if _is_locked(span) and _within_opentelemetry(frame):
                 raise RuntimeError("raised within OpenTelemetry, whose locks are not re-entrant")
             # Before the event, so that an event which fails is not written a second way.
             remember(exc, (failure, [span.get_span_context().span_id]))
-            span.add_event("exception", attributes)
+            span.add_event("exception", attributes(record, self._scrub))
         elif len(self._waiting) < WAITING_LIMIT:
             remember(exc, (failure, []))
-            self._waiting.append(_Waiting(span, attributes, natives.time()))
+            self._waiting.append(_Waiting(span, record))
             provider = self._provider()
             if provider is not self._waits_for:
                 self._waits_for = provider
@@ -145,7 +144,7 @@ class Spans:
                 try:
                     tracer = self._tracer()
                     if tracer is not None:
-                        _make(tracer, waiting)
+                        _make(tracer, waiting, self._scrub)
                 except BaseException as error:  # by a span processor of the program's
                     self._failed(error)
         finally:
@@ -176,20 +175,6 @@ class Spans:
         """Let go of an exception: it will not come to a span's exit any more."""
         self._recorded.discard(exc)
 
-    def _attributes(
-        self, failure: Failure, exc: BaseException, frame: FrameType | None
-    ) -> dict[str, str]:
-        """Those of the semantic conventions for exceptions, and ours."""
-        attributes = {"exception.type": failure.type, **_ours(failure)}
-        message = guard.message(exc, MESSAGE_LIMIT) if self._settings.messages else None
-        if message is not None:
-            attributes["exception.message"] = message
-        if self._settings.stacktraces:
-            last = failure.type if message is None else f"{failure.type}: {message}"
-            last = last.encode(errors="replace")[: STACK_LIMIT // 2].decode(errors="ignore") + "\n"
-            attributes["exception.stacktrace"] = _stack(exc, frame, last)
-        return attributes
-
     def _provider(self) -> Any:
         """What makes spans of our own: the program's provider, or the environment's exporters."""
         trace = sys.modules.get("opentelemetry.trace")
@@ -214,13 +199,13 @@ class Spans:
         """Wrap ``opentelemetry.sdk.trace.Span.record_exception``, which runs at a span's exit.
 
         For an exception that is already on the span it does nothing; on an outer span it writes
-        its event with our attributes.
+        its event with our attributes, and without secrets.
         """
         span_class = module.Span
         original = span_class.record_exception
         if hasattr(original, "__faultlens_original__"):
             return
-        recorded = self._recorded
+        recorded, scrub = self._recorded, self._scrub
 
         def record_exception(
             self: Span,
@@ -236,7 +221,8 @@ class Spans:
                 if span_id in spans:
                     return
                 spans.append(span_id)
-                attributes = {**_ours(failure), **(attributes or {})}
+                own = {**ours(failure), **(_texts(exception, scrub) if scrub.on else {})}
+                attributes = {**own, **(attributes or {})}
             original(self, exception, attributes, *args, **kwargs)
 
         record_exception.__wrapped__ = original  # type: ignore[attr-defined]
@@ -258,26 +244,15 @@ class Spans:
             self._restore = None
 
 
-def _ours(failure: Failure) -> dict[str, str]:
-    """Our attributes of an event."""
-    ours = {
-        "error.type": failure.type,
-        "faultlens.kind": failure.kind._value_,
-        "faultlens.worker": failure.worker,
-        "faultlens.sdk": failure.sdk,
-        "faultlens.role": failure.role._value_,
+def _texts(exc: BaseException, scrub: Scrub) -> dict[str, str]:
+    """What OpenTelemetry would write about an exception, without secrets. Not for a raise."""
+    from traceback import format_exception
+
+    stack = "".join(format_exception(type(exc), exc, guard.traceback_of(exc)))
+    return {
+        "exception.message": scrub.text(guard.message(exc, MESSAGE_LIMIT)),
+        "exception.stacktrace": scrub.text(stack),
     }
-    if failure.code:
-        ours["faultlens.code"] = failure.code
-    if failure.reason:
-        ours["faultlens.reason"] = failure.reason
-    if failure.owner:
-        ours["faultlens.owner"] = failure.owner
-    if failure.carries:
-        ours["faultlens.carries"] = failure.carries
-    if failure.context:
-        ours.update(failure.context)
-    return ours
 
 
 def _is_locked(span: Span) -> bool:
@@ -291,7 +266,7 @@ def _within_opentelemetry(frame: FrameType | None) -> bool:
 
     This thread may hold a span's lock then, and would wait for itself.
     """
-    for _ in range(FRAME_LIMIT):
+    for _ in range(DEPTH_LIMIT):
         if frame is None:
             return False
         if str(frame.f_globals.get("__name__")).startswith("opentelemetry.sdk.trace"):
@@ -300,52 +275,14 @@ def _within_opentelemetry(frame: FrameType | None) -> bool:
     return False
 
 
-_TRACEBACK = "Traceback (most recent call last):\n"
-
-
-def _stack(exc: BaseException, frame: FrameType | None, last: str) -> str:
-    """The call stack as a traceback without source lines: reading files in a `raise` is too much.
-
-    It ends with the line `last`. Of a long one the outer frames are missing.
-
-    At a raise the exception's own traceback has one entry, so it is the raising frame's callers
-    that tell; where that frame is gone, the traceback is whole.
-    """
-    places: list[tuple[str, int | None, str]] = []
-    if frame is not None:
-        callers: FrameType | None = frame
-        while callers is not None and len(places) < FRAME_LIMIT:
-            code = callers.f_code
-            places.append((code.co_filename, callers.f_lineno, code.co_name))
-            callers = callers.f_back
-        places.reverse()
-    else:
-        entry = guard.traceback_of(exc)
-        while entry is not None:
-            code = entry.tb_frame.f_code
-            places.append((code.co_filename, entry.tb_lineno, code.co_name))
-            entry = entry.tb_next
-        places = list(islice(places, max(0, len(places) - FRAME_LIMIT), None))
-    lines = [last]
-    room = STACK_LIMIT - len(_TRACEBACK) - len(last.encode())
-    for file, line, name in reversed(places):
-        text = f'  File "{file}", line {line}, in {name}\n'
-        room -= len(text.encode(errors="replace"))
-        if room < 0:
-            break
-        lines.append(text)
-    lines.append(_TRACEBACK)
-    return "".join(reversed(lines))
-
-
-def _make(tracer: Any, waiting: _Waiting) -> None:
+def _make(tracer: Any, waiting: _Waiting, scrub: Scrub) -> None:
     trace = sys.modules["opentelemetry.trace"]
-    moment = int(waiting.moment * 1e9)
+    moment = int(waiting.record.moment * 1e9)
     parent = trace.set_span_in_context(waiting.parent or trace.INVALID_SPAN)
     span = tracer.start_span("exception", context=parent, start_time=moment)
     try:
         if span.is_recording():
-            span.add_event("exception", waiting.attributes, timestamp=moment)
+            span.add_event("exception", attributes(waiting.record, scrub), timestamp=moment)
     finally:
         span.end(end_time=moment)
 
