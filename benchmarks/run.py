@@ -279,6 +279,23 @@ def spans() -> None:
     )
 
 
+def logs() -> None:
+    """What a log adds to a raise; our own threads write it later."""
+    records = {"OTEL_SEMCONV_EXCEPTION_SIGNAL_OPT_IN": "logs"}
+    compare(
+        "raise and catch a Flyte exception, with a log",
+        {
+            "without one": (ledger, failing()),
+            "FAULTLENS_LOG=json": (on(FAULTLENS_LOG=f"json:{os.devnull}"), failing()),
+            "log records, without a provider": (on(**records), failing()),
+            "FAULTLENS_LOG=json, FAULTLENS_STACKTRACES=0": (
+                on(FAULTLENS_LOG=f"json:{os.devnull}", FAULTLENS_STACKTRACES="0"),
+                failing(),
+            ),
+        },
+    )
+
+
 def scrubbing() -> None:
     """What one message costs; then a failure, with it, on a recording span."""
     from flyte.errors import RuntimeUserError
@@ -611,6 +628,7 @@ TABLES: Mapping[str, Callable[[], None]] = {
     "failures": failures,
     "rules": rules,
     "spans": spans,
+    "logs": logs,
     "scrubbing": scrubbing,
     "foreign": foreign,
     "layers": layers,

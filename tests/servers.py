@@ -165,6 +165,27 @@ class Receiver:
             for event in span.events
         ]
 
+    def records(self) -> list[dict[str, str]]:
+        """The attributes of all log records, with their event name, severity and ids."""
+        from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import (
+            ExportLogsServiceRequest,
+        )
+
+        return [
+            {
+                "event_name": record.event_name,
+                "severity_text": record.severity_text,
+                "trace_id": record.trace_id.hex(),
+                "span_id": record.span_id.hex(),
+                **{one.key: one.value.string_value for one in record.attributes},
+            }
+            for path, body in list(self.bodies)
+            if path == "/v1/logs"
+            for resource in ExportLogsServiceRequest.FromString(body).resource_logs
+            for scope in resource.scope_logs
+            for record in scope.log_records
+        ]
+
 
 class Program:
     """A process with faultlens on, which goes on until its stdin closes."""

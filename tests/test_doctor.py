@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import re
@@ -14,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
+from opentelemetry import _logs
 
 from tests import children
 from tests.test_cli import absent, command, package
@@ -386,6 +388,50 @@ class TestStore:
         ((mark, text),) = report.of("store")
         assert mark == "warn"
         assert text == f"{tmp_path / 'a.ledger'} is not a ledger, or has another byte order"
+
+
+OPT_IN = {"OTEL_SEMCONV_EXCEPTION_SIGNAL_OPT_IN": "logs"}
+
+
+class TestLogRecords:
+    def test_are_not_spoken_of_unless_they_were_asked_for(self) -> None:
+        assert doctor().of("log-records") == []
+
+    def test_says_where_they_go(self) -> None:
+        report = doctor(env={**OPT_IN, "OTEL_LOGS_EXPORTER": "console"})
+
+        text = "by the program's logger provider, else sent by console"
+        assert report.of("log-records")[0] == ("ok", text)
+        assert report.of("spans")[0][1].startswith("no events")
+
+    def test_says_that_the_event_name_is_missing(self) -> None:
+        named = "event_name" in inspect.signature(_logs.LogRecord).parameters
+
+        marks = [mark for mark, _ in doctor(env=OPT_IN).of("log-records")]
+
+        assert marks == (["ok"] if named else ["ok", "warn"])
+
+    def test_an_exporter_that_is_not_installed(self) -> None:
+        report = doctor(env={**OPT_IN, "OTEL_LOGS_EXPORTER": "pigeon"})
+
+        assert report.failed() == ["log-records"]
+
+
+class TestLog:
+    def test_says_where_it_goes(self, tmp_path: Path) -> None:
+        assert doctor().of("lines") == []
+        assert doctor(env={"FAULTLENS_LOG": "json"}).of("lines") == [("ok", "json lines on stderr")]
+
+        path = tmp_path / "log"
+        assert doctor(env={"FAULTLENS_LOG": f"text:{path}"}).of("lines") == [
+            ("ok", f"text lines in {path}")
+        ]
+        assert not path.exists()
+
+    def test_a_file_that_cannot_be_written(self, tmp_path: Path) -> None:
+        path = tmp_path / "missing" / "log"
+
+        assert doctor(env={"FAULTLENS_LOG": f"json:{path}"}).failed() == ["lines"]
 
 
 class TestScrubbing:

@@ -28,7 +28,7 @@ from faultlens import interpreter, natives
 from faultlens.natives import POLLIN, monotonic
 from faultlens.sockets import Socket, forget_the_parents
 
-__all__ = ["Background", "Job", "no_fork"]
+__all__ = ["Background", "Job", "Patience", "no_fork"]
 
 _log = logging.getLogger("faultlens")
 
@@ -66,6 +66,38 @@ class Job:
     def end(self) -> None:
         """Called once, when the thread ends."""
         self.run()
+
+
+class Patience:
+    """How long the end of the program may be held up, all in all."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        """What is left of it."""
+        self.after_fork()
+
+    def after_fork(self) -> None:
+        """A forked child has something to wait for, too."""
+        self._process = os.getpid()
+
+    def is_ours(self) -> bool:
+        """Whether what waits is this process's, not its parent's."""
+        return self._process == os.getpid()
+
+    def wait_for(self, condition: Callable[[], bool]) -> None:
+        """Wait until it holds, or until the patience is at its end."""
+        if not self.is_ours():
+            return
+        with self:
+            end = monotonic() + self.seconds
+            while not condition() and monotonic() < end:
+                natives.sleep(0.01)
+
+    def __enter__(self) -> None:
+        self._start = monotonic()
+
+    def __exit__(self, *exception: object) -> None:
+        self.seconds = max(0.0, self.seconds - (monotonic() - self._start))
 
 
 class Background:
@@ -108,6 +140,15 @@ class Background:
         self._thread = thread
         return True
 
+    def is_current(self) -> bool:
+        """Whether the calling thread is this one, in its last moments too."""
+        thread = self._thread
+        return (
+            thread is not None
+            and thread.ident == natives.get_ident()
+            and thread.process == os.getpid()
+        )
+
     def resume(self) -> None:
         """In a forked child, start the thread if the parent had one or wants one in its workers.
 
@@ -125,10 +166,10 @@ class Background:
 
         A job that hangs keeps hanging until the process ends.
         """
-        thread, self._thread = self._thread, None
-        if thread is None or thread.process != os.getpid():
-            return True
-        return thread.stop(patience)
+        thread = self._thread
+        ended = thread is None or thread.process != os.getpid() or thread.stop(patience)
+        self._thread = None
+        return ended
 
 
 class _Thread:
@@ -141,7 +182,7 @@ class _Thread:
         self._due: dict[Job, float] = {}
         self._failed: set[Job] = set()
         """Jobs whose sockets are ignored until their next run: they would fail again at once."""
-        self._ident = 0
+        self.ident = 0
         self._stopping = False
         self._turns = 0
         self._ended = natives.allocate_lock()
@@ -149,7 +190,7 @@ class _Thread:
 
     def stop(self, patience: float) -> bool:
         self._stopping = True
-        if self._ident == natives.get_ident():  # called by a job
+        if self.ident == natives.get_ident():  # called by a job
             return True
         self._bell.ring()
         ended: bool = self._ended.acquire(timeout=max(0.0, patience))
@@ -158,14 +199,14 @@ class _Thread:
     def let_go(self) -> None:
         """Wait until the current turn of the thread is over."""
         turns, end = self._turns, monotonic() + _PATIENCE
-        if self._ident != natives.get_ident():
+        if self.ident != natives.get_ident():
             self._bell.ring()
             while self._turns == turns and monotonic() < end:
                 natives.sleep(0.001)
 
     def run(self) -> None:
         try:
-            self._ident = natives.get_ident()
+            self.ident = natives.get_ident()
             _block_signals()
             while not self._stopping:
                 try:

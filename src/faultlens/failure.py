@@ -56,7 +56,7 @@ class Failure(NamedTuple):
     """Who ran the failing code: a stable name, never an id of a single run."""
     role: Role = Role.ORIGIN
     why: str = ""
-    """The reason for the role in words, for the debug log."""
+    """The reason for the role in words, for the log."""
     carries: str | None = None
     """The class of the exception that a carrier carries; None if it is not known."""
     code: str | None = None

@@ -12,7 +12,7 @@ import platform
 from collections import deque
 from collections.abc import Callable
 from types import FrameType, ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 from faultlens import (
     __version__,
@@ -25,7 +25,7 @@ from faultlens import (
     series,
     settings,
 )
-from faultlens.background import Background, Job, no_fork
+from faultlens.background import Background, Job, Patience, no_fork
 from faultlens.exposition.claims import Claims
 from faultlens.exposition.ledger import Ledger
 from faultlens.exposition.ledgers import Ledgers, Reading
@@ -39,8 +39,9 @@ from faultlens.sdks.adapters import adapter_of
 from faultlens.settings import Settings
 from faultlens.sinks import exporters
 from faultlens.sinks.instruments import Instruments, Own
-from faultlens.sinks.log import DebugLog
-from faultlens.sinks.record import take
+from faultlens.sinks.log import Log
+from faultlens.sinks.logs import LogRecords
+from faultlens.sinks.record import Endings, Record
 from faultlens.sinks.spans import Spans
 
 __all__ = ["Pipeline", "imported", "recordings", "running", "stop"]
@@ -56,7 +57,7 @@ recordings: list[list[Failure]] = []
 """Lists that get each record too, for `faultlens.testing`."""
 
 _SEND_SECONDS = 0.1
-"""How long a span of our own or a line of the debug log waits at most."""
+"""How often spans of our own, log records and lines are looked for."""
 
 
 def imported(module: ModuleType) -> None:
@@ -105,14 +106,37 @@ class Pipeline:
         self.ledger = _ledger(settings, self._problem, self._after_fork)
         self.ledgers = Ledgers(settings.store, self.ledger, self._problem)
         self.claims = Claims(settings.store)
+        self.patience = Patience(settings.flush_seconds)
+        self.endings = Endings()
         self.spans = Spans(
-            settings, __version__, self.scrub, lambda error: self._dropped("span_error", error)
+            settings,
+            __version__,
+            self.scrub,
+            self.patience,
+            lambda error: self._dropped("span_error", error),
         )
-        self.log = DebugLog() if settings.debug else None
+        self.logs = LogRecords(
+            settings,
+            __version__,
+            self.scrub,
+            self.endings,
+            self.patience,
+            lambda error: self._dropped("log_error", error),
+        )
+        self.log: Log | None = None
+        if settings.log is not None:
+            self.log = Log(
+                settings.log,
+                self.scrub,
+                self.endings,
+                lambda error: self._dropped("log_error", error),
+            )
         self.hook = Hook(self._record, self._dropped, self._defined)
         self.background = Background()
         # A thread of its own: a collector that does not answer must not keep /metrics from it.
         self.sender = Background()
+        # And one for the log: a reader of stderr that does not read must keep nothing from anyone.
+        self.writer = Background()
         self.server: Server | None = None
         self._served_elsewhere = settings.otel_serves or not settings.serve
         self.instruments.start(self._own, exporters.load("metrics", settings))
@@ -151,7 +175,8 @@ class Pipeline:
         self.ledger.open()
         self.background.add(_Every(1.0, self._keep))
         if self.log is not None:
-            self.background.add(_Every(_SEND_SECONDS, self.log.write))
+            self.writer.add(_Every(_SEND_SECONDS, self.log.write, self.log.end))
+            self.writer.start()
         if not self._served_elsewhere:
             address = self.settings.host, self.settings.port
             identity = (lambda: self.ledgers.identity) if self.settings.store else str
@@ -159,10 +184,11 @@ class Pipeline:
             self.background.add(self.server)
         self.background.start()
         self.sender.add(_Every(_SEND_SECONDS, self.spans.send, self.spans.end))
+        self.sender.add(_Every(_SEND_SECONDS, self.logs.send, self.logs.end))
         self.sender.add(
             _Every(self.settings.metrics_seconds, self.instruments.send, self.instruments.end)
         )
-        if self.spans.sends or self.instruments.sends:
+        if self.spans.sends or self.logs.on or self.instruments.sends:
             self.sender.start()
 
     def stop(self) -> None:
@@ -172,6 +198,7 @@ class Pipeline:
         while self._undo:
             self._undo.pop()[2]()
         self.spans.stop()
+        self.logs.stop()
         atexit.unregister(self._finish)
         self._finish()
         self.instruments.stop()
@@ -179,9 +206,13 @@ class Pipeline:
     def _finish(self) -> None:
         """At the end, of the process too: count what was seen late, and send what waits."""
         self.hook.poll()
-        end = natives.monotonic() + self.settings.flush_seconds
-        self.sender.stop(max(0.0, end - natives.monotonic()))
-        self.background.stop(max(0.0, end - natives.monotonic()))
+        with self.patience:
+            written = self.writer.stop(self.patience.seconds)
+        if self.log is not None and written and self.patience.is_ours():
+            self.log.end()  # what is left where no thread could be started
+        for thread in (self.sender, self.background):
+            with self.patience:
+                thread.stop(self.patience.seconds)
         self._keep()
         if not interpreter.is_main():
             self.ledger.close()  # another interpreter of this process may take the file
@@ -197,12 +228,15 @@ class Pipeline:
     def _after_fork(self) -> None:
         """A forked child counts for the first time."""
         self.ledgers.start_anew()
+        self.patience.after_fork()
         self.spans.after_fork()
+        self.logs.after_fork()
         self.instruments.after_fork()
         if self.log is not None:
             self.log.after_fork()
         self.background.resume()
         self.sender.resume()
+        self.writer.resume()
 
     def _add(self, adapter: type[Sdk], errors: ModuleType) -> None:
         """Take in an SDK, or another errors module of one, or one that was imported anew."""
@@ -289,6 +323,7 @@ class Pipeline:
     def outcome(self, exc: BaseException) -> str:
         """The outcome of an attempt that this SDK exception ended."""
         self.hook.poll()
+        self.endings.ended(exc)
         return self._known_outcome(exc) or Kind.UNKNOWN.value
 
     def _outcome_of(self, failure: Failure) -> str:
@@ -356,30 +391,31 @@ class Pipeline:
         """The hook's handler."""
         sdk = self._sdk_of(type(exc))
         assert sdk is not None  # the hook watches the roots of our SDKs
-        span, trace, wanted = self._span()
-        failure = self._scrubbed(sdk.describe(exc, frame, wanted))
+        where = self._where()
+        failure = self._scrubbed(sdk.describe(exc, frame, where.wanted))
         self.seen.set(exc, failure)  # a second try says the same again
-        self.ledger.add(series.key_of(failure), natives.time(), trace, counted)
-        _keep(failure)
+        self.ledger.add(series.key_of(failure), natives.time(), where.trace, counted)
+        _hand_out(failure)
         unseen = sdk.ended_unseen(exc, failure)
         if unseen is not None:
             self.attempted(sdk, *unseen)
-        if wanted:
-            self._write(failure, exc, frame, span)
+        if where.wanted:
+            self._write(failure, exc, frame, where, ended=unseen is not None)
 
     def _record_converted(self, native: BaseException, exc: BaseException) -> str:
         """Returns the outcome of the attempt that it ended."""
         sdk = self._sdk_of(type(exc))
         assert sdk is not None  # it is the adapter's own
-        span, trace, wanted = self._span()
-        failure = sdk.describe_converted(exc, native, wanted)
+        where = self._where()
+        failure = sdk.describe_converted(exc, native, where.wanted)
         if failure is None:
+            self.endings.ended(native)
             return self._known_outcome(native) or Role.PROPAGATED.value
         failure = self._scrubbed(failure)
-        self.ledger.add(series.key_of(failure), natives.time(), trace)
-        _keep(failure)
-        if wanted:
-            self._write(failure, native, None, span, keep=True)
+        self.ledger.add(series.key_of(failure), natives.time(), where.trace)
+        _hand_out(failure)
+        if where.wanted:
+            self._write(failure, native, None, where, ended=True, keep=True)
         return self._outcome_of(failure)
 
     def _scrubbed(self, failure: Failure) -> Failure:
@@ -393,38 +429,55 @@ class Pipeline:
             failure = failure._replace(context=context)
         return failure
 
-    def _span(self) -> tuple[Any, tuple[int, int] | None, bool]:
-        """The current span, its ids if it is sampled, and whether a span or the log wants more."""
-        wanted = self.log is not None
+    def _where(self) -> _Where:
+        """The current span, and whether anything is to be written about a failure there."""
+        wanted = self.log is not None or self.logs.on
+        span = context = None
         try:
             span = self.spans.current()
-            if span is None:
-                return None, None, wanted or self.spans.sends
-            return span, self.spans.sampled(span), wanted or self.spans.wants(span)
+            if span is not None:
+                context = span.get_span_context()
+                wanted = wanted or self.spans.wants(span)
+                if not context.is_valid:
+                    context = None
+            else:
+                wanted = wanted or self.spans.sends
         except Exception as error:  # a context or span implementation that is not OpenTelemetry's
             if guard.of_a_signal(error):
                 raise
             self._dropped("span_error", error)
-            return None, None, wanted
+            span = context = None
+        if wanted and self.sender.is_current():
+            wanted = False  # by a processor of the program's, which would be called again with it
+        return _Where(span, context, wanted)
 
     def _write(
         self,
         failure: Failure,
         exc: BaseException,
         frame: FrameType | None,
-        span: Any,
+        where: _Where,
+        *,
+        ended: bool,
         keep: bool = False,
     ) -> None:
+        reason = "log_error"
         try:
-            if self.log is not None:
-                self.log.note(failure, exc, frame)
-            if self.spans.wants(span):
-                record = take(failure, exc, frame, self.settings)
-                self.spans.record(record, exc, frame, span, keep)
+            record = Record(failure, exc, frame, self.settings, context=where.context, ended=ended)
+            is_failure = failure.role is Role.ORIGIN
+            logs = self.logs if self.logs.on and is_failure else None
+            if is_failure and not ended and (self.log or logs):
+                self.endings.expect(exc, record)
+            for sink in (self.log, logs):
+                if sink is not None and not sink.note(record):
+                    self._dropped("log_limit", None)
+            reason = "span_error"
+            if self.spans.wants(where.span):
+                self.spans.record(record, exc, frame, where.span, keep)
         except BaseException as error:
             if guard.of_a_signal(error):
                 raise
-            self._dropped("span_error", error)
+            self._dropped(reason, error)
 
     def _defined(self, cls: type[BaseException]) -> None:
         """There is a class of an SDK's, or the user has defined a subclass of one."""
@@ -463,6 +516,24 @@ class Pipeline:
                 _log.warning("%s changes nothing: %s%s", named.what, why, end)
 
 
+class _Where(NamedTuple):
+    """Where something was raised."""
+
+    span: Any
+    """The current span, if any."""
+    context: Any
+    """Its ids, if it has some."""
+    wanted: bool
+    """Whether a span or a log wants to know more."""
+
+    @property
+    def trace(self) -> tuple[int, int] | None:
+        """Trace and span id if the span is sampled, so that a link to it leads somewhere."""
+        if self.context is None or not self.context.trace_flags.sampled:
+            return None
+        return self.context.trace_id, self.context.span_id
+
+
 class _Every(Job):
     """Something to do each so many seconds."""
 
@@ -490,7 +561,7 @@ def _ledger(
     return ledger
 
 
-def _keep(failure: Failure) -> None:
+def _hand_out(failure: Failure) -> None:
     for recording in recordings:
         recording.append(failure)
 

@@ -50,6 +50,8 @@ _DROP_REASONS = (
     "class_limit",
     "internal_error",
     "issue_limit",
+    "log_error",
+    "log_limit",
     "reentrant",
     "span_error",
     "store_error",

@@ -16,7 +16,16 @@ from typing import Any, NamedTuple
 
 from faultlens.switch import on_or_off
 
-__all__ = ["PROFILES", "VARIABLES", "Settings", "StorePath", "Variable", "load", "store_path"]
+__all__ = [
+    "PROFILES",
+    "VARIABLES",
+    "LogPlace",
+    "Settings",
+    "StorePath",
+    "Variable",
+    "load",
+    "store_path",
+]
 
 _log = logging.getLogger("faultlens")
 
@@ -35,6 +44,15 @@ class StorePath(NamedTuple):
     """Whether it must be safe from everybody else, since nobody chose it."""
 
 
+class LogPlace(NamedTuple):
+    """Where the log goes."""
+
+    form: str
+    """``text`` or ``json``."""
+    path: str
+    """Of a file; empty for stderr."""
+
+
 class Settings(NamedTuple):
     """What the environment says; see `VARIABLES` for each field's variable."""
 
@@ -42,14 +60,19 @@ class Settings(NamedTuple):
     port: int
     metrics_exporters: tuple[str, ...]
     traces_exporters: tuple[str, ...]
+    logs_exporters: tuple[str, ...]
     otlp_endpoint: str
     traces_protocol: str
     metrics_protocol: str
+    logs_protocol: str
     metrics_seconds: float
     """How often counts are sent to `metrics_exporters`."""
     flush_seconds: float
     """How long a collector that does not answer may hold up the end of the program."""
     otel_disabled: bool
+    span_events: bool
+    log_records: bool
+    """Whether exceptions become span events, log records, or both."""
     messages: bool
     stacktraces: bool
     store: StorePath | None
@@ -60,7 +83,8 @@ class Settings(NamedTuple):
     suppress: tuple[str, ...]
     scrub: str
     """Expressions, one a line, or a switch: see `faultlens.scrub`."""
-    debug: bool
+    log: LogPlace | None
+    """None: no log."""
     worker: str
     """Empty if the user named none."""
     fallback_worker: str
@@ -131,6 +155,22 @@ def _profile(value: str) -> str:
     return name
 
 
+def _log_place(value: str) -> LogPlace | None:
+    form, has_path, path = value.strip().partition(":")
+    if on_or_off(form) is False and not has_path:
+        return None
+    if form not in ("text", "json") or (has_path and not Path(path).is_absolute()):
+        raise ValueError("expected text or json, perhaps with a file: json:/var/log/faultlens.json")
+    return LogPlace(form, path)
+
+
+def _signal(value: str) -> str:
+    signal = value.strip().lower()
+    if signal not in ("", "logs", "logs/dup"):
+        raise ValueError("expected logs or logs/dup")
+    return signal
+
+
 def _worker(value: str) -> str:
     name = " ".join(_encodable(value).split())
     if len(name) > WORKER_LIMIT:
@@ -180,9 +220,14 @@ VARIABLES = (
         "on",
         "Regular expressions, one a line, of more that is a secret; off: take no secrets out.",
     ),
-    Variable("FAULTLENS_DEBUG", "0", "1: a line on stderr for each raise: what and why.", _flag),
-    Variable("FAULTLENS_MESSAGES", "1", "0: no exception messages on span events.", _flag),
-    Variable("FAULTLENS_STACKTRACES", "1", "0: no stack traces on span events.", _flag),
+    Variable(
+        "FAULTLENS_LOG",
+        "",
+        "text or json: a line on stderr for each raised SDK exception; json:/path: in a file.",
+        _log_place,
+    ),
+    Variable("FAULTLENS_MESSAGES", "1", "0: no exception messages in events and logs.", _flag),
+    Variable("FAULTLENS_STACKTRACES", "1", "0: no stack traces in events and logs.", _flag),
     Variable(
         "FAULTLENS_FLUSH_SECONDS",
         "2",
@@ -210,11 +255,25 @@ VARIABLES = (
         "Where spans go that faultlens makes itself, in a program that sets up no tracing.",
         _names,
     ),
-    Variable("OTEL_EXPORTER_OTLP_ENDPOINT", "", "The same as otlp, if that variable is unset."),
+    Variable(
+        "OTEL_SEMCONV_EXCEPTION_SIGNAL_OPT_IN",
+        "",
+        "logs: failures as log records instead of span events; logs/dup: as both.",
+        _signal,
+    ),
+    Variable(
+        "OTEL_LOGS_EXPORTER",
+        "",
+        "Where those log records go in a program without a logger provider.",
+        _names,
+    ),
+    Variable("OTEL_EXPORTER_OTLP_ENDPOINT", "", "The same as otlp for spans and log records."),
     Variable("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "", "The same, for spans only."),
+    Variable("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT", "", "The same, for log records only."),
     Variable("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf", "The OTLP flavour of all that."),
     Variable("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "", "The same, for spans only."),
     Variable("OTEL_EXPORTER_OTLP_METRICS_PROTOCOL", "", "The same, for counters only."),
+    Variable("OTEL_EXPORTER_OTLP_LOGS_PROTOCOL", "", "The same, for log records only."),
     Variable(
         "OTEL_RESOURCE_ATTRIBUTES",
         "",
@@ -236,19 +295,25 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
     """Read the table. Logs one warning for each value that cannot be used; never raises."""
     value = {variable.name: _read(variable, environ) for variable in VARIABLES}
     otlp = value["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"] or value["OTEL_EXPORTER_OTLP_ENDPOINT"]
+    logs_otlp = value["OTEL_EXPORTER_OTLP_LOGS_ENDPOINT"] or value["OTEL_EXPORTER_OTLP_ENDPOINT"]
     protocol = value["OTEL_EXPORTER_OTLP_PROTOCOL"]
+    signal = value["OTEL_SEMCONV_EXCEPTION_SIGNAL_OPT_IN"]
     resource = value["OTEL_RESOURCE_ATTRIBUTES"]
     return Settings(
         host=value["OTEL_EXPORTER_PROMETHEUS_HOST"] or "localhost",
         port=value["OTEL_EXPORTER_PROMETHEUS_PORT"],
         metrics_exporters=value["OTEL_METRICS_EXPORTER"],
         traces_exporters=value["OTEL_TRACES_EXPORTER"] or (("otlp",) if otlp else ()),
+        logs_exporters=value["OTEL_LOGS_EXPORTER"] or (("otlp",) if logs_otlp else ()),
         otlp_endpoint=otlp,
         traces_protocol=value["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"] or protocol,
         metrics_protocol=value["OTEL_EXPORTER_OTLP_METRICS_PROTOCOL"] or protocol,
+        logs_protocol=value["OTEL_EXPORTER_OTLP_LOGS_PROTOCOL"] or protocol,
         metrics_seconds=value["OTEL_METRIC_EXPORT_INTERVAL"] / 1000,
         flush_seconds=value["FAULTLENS_FLUSH_SECONDS"],
         otel_disabled=value["OTEL_SDK_DISABLED"],
+        span_events=signal != "logs",
+        log_records=signal != "",
         messages=value["FAULTLENS_MESSAGES"],
         stacktraces=value["FAULTLENS_STACKTRACES"],
         store=value["FAULTLENS_STORE"],
@@ -257,7 +322,7 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
         profile=value["FAULTLENS_PROFILE"],
         suppress=value["FAULTLENS_SUPPRESS"],
         scrub=value["FAULTLENS_SCRUB"],
-        debug=value["FAULTLENS_DEBUG"],
+        log=value["FAULTLENS_LOG"],
         worker=value["FAULTLENS_WORKER"],
         fallback_worker=_encodable(
             resource.get("service.instance.id")

@@ -59,7 +59,7 @@ def test_a_str_that_takes_a_lock_held_by_the_raiser(where: str) -> None:
     inside.report(inside.total())
 """
     )
-    assert children.report(source, where, env={"FAULTLENS_DEBUG": "1"}) == 2
+    assert children.report(source, where, env={"FAULTLENS_LOG": "text"}) == 2
 
 
 _CLOCKS = """
@@ -143,13 +143,13 @@ def test_clocks_replaced_by_the_host_are_not_used_and_no_count_is_lost(
     last = inside.samples("faultlens_last_failure_timestamp_seconds").values()
     inside.report([inside.total(), asked, all(abs(t - real["time"]()) < 3600 for t in last)])
     """,
-        env={"FAULTLENS_STORE": str(tmp_path / "store"), "FAULTLENS_DEBUG": "1"},
+        env={"FAULTLENS_STORE": str(tmp_path / "store"), "FAULTLENS_LOG": "text"},
     )
     assert found == [5, [], True]
 
 
-@pytest.mark.parametrize("debug", ["1", "0"])
-def test_the_host_s_logging_handler_is_not_called_in_a_raise(debug: str) -> None:
+@pytest.mark.parametrize("log", ["text", "json", "off"])
+def test_the_host_s_logging_handler_is_not_called_in_a_raise(log: str) -> None:
     """The raise must not wait for the handler either: here it would wait for itself."""
     found = children.report(
         """
@@ -171,12 +171,12 @@ def test_the_host_s_logging_handler_is_not_called_in_a_raise(debug: str) -> None
             pass
         inside.report([called.count(True), inside.total()])
         """,
-        env={"FAULTLENS_DEBUG": debug},
+        env={"FAULTLENS_LOG": log},
     )
     assert found == [0, 1]
 
 
-def test_the_debug_log_survives_the_host_s_logging_configuration() -> None:
+def test_the_log_survives_the_host_s_logging_configuration() -> None:
     done = children.run(
         """
         import logging.config
@@ -187,7 +187,7 @@ def test_the_debug_log_survives_the_host_s_logging_configuration() -> None:
         except flyte.errors.OOMError:
             pass
         """,
-        env={**PATIENT, "FAULTLENS_DEBUG": "1"},
+        env={**PATIENT, "FAULTLENS_LOG": "text"},
     )
     lines = [line for line in done.stderr.splitlines() if line.startswith("faultlens: ")]
     assert [line.split(";")[0] for line in lines] == [

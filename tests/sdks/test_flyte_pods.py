@@ -105,7 +105,7 @@ def prepare(task: str, scratch: Path, module: str = "tasks_of_a_pod") -> list[st
 
 # Only parents call the control plane.
 CONTAINER = {
-    "FAULTLENS_DEBUG": "1",
+    "FAULTLENS_LOG": "text",
     "ACTION_NAME": "a0",
     "RUN_NAME": "nightly",
     "FLYTE_INTERNAL_EXECUTION_PROJECT": "sales",
@@ -187,7 +187,7 @@ def test_a_task_that_cannot_be_loaded_counts_where_the_sdk_reports_it(tmp_path: 
         assert re.search(r"RuntimeUnknownError \[ModuleNotFoundError\] unknown: .* converted", line)
 
 
-def test_the_debug_log_explains_each_raise(tmp_path: Path) -> None:
+def test_the_log_explains_each_raise(tmp_path: Path) -> None:
     first, second = run("value_error", tmp_path).log
     assert re.sub(r"\S+/", "", first) == (
         "faultlens: failure flyte.errors.RuntimeUserError [ValueError] user: builtins.ValueError, "

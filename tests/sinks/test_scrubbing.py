@@ -110,8 +110,8 @@ inside.report(inside.page())
     assert not any(SECRET.encode() in path.read_bytes() for path in files)
 
 
-def test_the_debug_log_does_not_have_it() -> None:
-    done = children.run(FAILS + "fail()", env={**PATIENT, "FAULTLENS_DEBUG": "1"})
+def test_the_log_does_not_have_it() -> None:
+    done = children.run(FAILS + "fail()", env={**PATIENT, "FAULTLENS_LOG": "text"})
     assert "[password=[scrubbed]]" in done.stderr
     assert SECRET not in done.stderr
 

@@ -34,7 +34,7 @@ from faultlens.pipeline import Pipeline
 from faultlens.rules import checking
 from faultlens.sdks import Sdk
 from faultlens.settings import VARIABLES, Settings
-from faultlens.sinks import exporters
+from faultlens.sinks import exporters, logs
 
 __all__ = ["Check", "Mark", "examine"]
 
@@ -86,6 +86,8 @@ def _checks(enabled: bool, record: bool) -> Iterator[Check]:
     yield check
     yield _metrics(settings, store)
     yield from _spans(settings)
+    yield from _log_records(settings)
+    yield from _log(settings)
     yield from _counters(settings)
     yield _scrubbing(settings)
     yield from _variables()
@@ -303,6 +305,10 @@ def _opentelemetry_reader() -> Check:
 
 
 def _spans(settings: Settings) -> Iterator[Check]:
+    if not settings.span_events:
+        text = "no events: OTEL_SEMCONV_EXCEPTION_SIGNAL_OPT_IN=logs makes log records of them"
+        yield Check(Mark.OK, "spans", text)
+        return
     yield Check(Mark.OK, "spans", f"on the current span; where there is none, {_own(settings)}")
     for problem in _problems_with_exporters("traces", settings):
         yield Check(Mark.FAIL, "spans", problem)
@@ -321,6 +327,50 @@ def _own(settings: Settings) -> str:
         return "by the program's tracer provider, if it has one"
     to = f" to {_without_password(settings.otlp_endpoint)}" if settings.otlp_endpoint else ""
     return f"on one of its own, sent by {', '.join(names)}{to}"
+
+
+def _log_records(settings: Settings) -> Iterator[Check]:
+    """Failures by OpenTelemetry's log records, where they were asked for."""
+    if not settings.log_records:
+        return
+    if settings.otel_disabled:
+        yield Check(Mark.OK, "log-records", "none: OTEL_SDK_DISABLED=true")
+        return
+    version = _version_of("opentelemetry-api")
+    try:
+        named = logs.has_event_names()
+    except ImportError:
+        text = f"OpenTelemetry {version} has none: pip install -U opentelemetry-sdk"
+        yield Check(Mark.FAIL, "log-records", text)
+        return
+    names = exporters.named("logs", settings)
+    otherwise = f", else sent by {', '.join(names)}" if names else ", if it sets one up"
+    yield Check(Mark.OK, "log-records", f"by the program's logger provider{otherwise}")
+    if not named:
+        text = f"OpenTelemetry {version}'s have no event name: it is the attribute event.name"
+        yield Check(Mark.WARN, "log-records", f"{text}. Version 1.35 brings it")
+    for problem in _problems_with_exporters("logs", settings):
+        yield Check(Mark.FAIL, "log-records", problem)
+
+
+def _version_of(distribution: str) -> str:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return "(not installed)"
+
+
+def _log(settings: Settings) -> Iterator[Check]:
+    """The lines of FAULTLENS_LOG."""
+    if settings.log is None:
+        return
+    form, path = settings.log
+    if not path:
+        yield Check(Mark.OK, "lines", f"{form} lines on stderr")
+    elif os.access(path if Path(path).exists() else Path(path).parent, os.W_OK):
+        yield Check(Mark.OK, "lines", f"{form} lines in {path}")
+    else:
+        yield Check(Mark.FAIL, "lines", f"{path} cannot be written: no line will be")
 
 
 def _counters(settings: Settings) -> Iterator[Check]:

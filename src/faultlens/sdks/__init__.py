@@ -84,7 +84,7 @@ class Verdict(NamedTuple):
 
     role: Role
     why: str
-    """The reason in words, for the debug log."""
+    """The reason in words, for the log."""
     carries: str | None = None
     """The class of what a carrier brings on, if it is known."""
 

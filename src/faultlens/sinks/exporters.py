@@ -19,12 +19,16 @@ __all__ = ["Signal", "load", "named", "resource"]
 _log = logging.getLogger("faultlens")
 
 
-Signal = Literal["traces", "metrics"]
+Signal = Literal["traces", "metrics", "logs"]
 
 
 def named(signal: Signal, settings: Settings) -> list[str]:
-    """Where a program without a provider of its own sends its spans or counters."""
-    names = settings.traces_exporters if signal == "traces" else settings.metrics_exporters
+    """Where a program without a provider of its own sends its spans, counters or log records."""
+    names = {
+        "traces": settings.traces_exporters,
+        "metrics": settings.metrics_exporters,
+        "logs": settings.logs_exporters,
+    }[signal]
     # prometheus is no exporter but a reader, of the registry that the counters are in.
     return [name for name in names if name not in ("none", "prometheus")]
 
@@ -36,7 +40,11 @@ def load(signal: Signal, settings: Settings) -> list[Callable[[], Any]]:
     Imported now: a raise is no place for it. Logs one warning for each that cannot be had.
     """
     names = named(signal, settings)
-    protocol = settings.traces_protocol if signal == "traces" else settings.metrics_protocol
+    protocol = {
+        "traces": settings.traces_protocol,
+        "metrics": settings.metrics_protocol,
+        "logs": settings.logs_protocol,
+    }[signal]
     if not names or settings.otel_disabled or not interpreter.is_main():
         return []
     from importlib.metadata import entry_points

@@ -5,52 +5,106 @@ It is taken in the raise, without running the host's code, and made into text wh
 
 from __future__ import annotations
 
+import sys
 from itertools import islice
 from types import FrameType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from faultlens import guard, natives
-from faultlens.failure import Failure
+from faultlens.failure import Failure, Role
+from faultlens.identity import IdentityMap
 from faultlens.scrub import Scrub
 from faultlens.settings import Settings
 
-__all__ = ["MESSAGE_LIMIT", "Record", "attributes", "ours", "take"]
+__all__ = ["MESSAGE_LIMIT", "Endings", "Record", "attributes", "headline", "ours"]
 
 MESSAGE_LIMIT = 4096
 """The longest exception.message, in characters."""
 FRAME_LIMIT = 64
 """The most frames of an exception.stacktrace: the innermost."""
+CAUSE_LIMIT = 32
+"""How many links of a chain of causes are followed."""
+SETTLE_SECONDS = 0.1
+"""How long it takes an exception, usually, to end what it ends."""
 
 
 Place = tuple[str, "int | None", str]
 """Of a frame: its file, line and function."""
 
 
-class Record(NamedTuple):
+class Severity(NamedTuple):
+    """A severity of OpenTelemetry's log data model."""
+
+    number: int
+    text: str
+
+
+INFO, WARN, ERROR = Severity(9, "INFO"), Severity(13, "WARN"), Severity(17, "ERROR")
+
+
+class Record:
     """One raised SDK exception, or one failure that raised none. Secrets are still in it."""
 
-    failure: Failure
-    moment: float
-    """Seconds since 1970."""
-    message: str | None
-    """None if messages are turned off."""
-    stack: list[Place] | None
-    """The raising frame last; None if stack traces are turned off."""
+    __slots__ = ("_since", "context", "ended", "failure", "message", "moment", "site", "stack")
+
+    def __init__(
+        self,
+        failure: Failure,
+        exc: BaseException,
+        frame: FrameType | None,
+        settings: Settings,
+        *,
+        context: Any = None,
+        ended: bool = False,
+    ) -> None:
+        self.failure = failure
+        self.moment = natives.time()
+        """Seconds since 1970."""
+        self.message = guard.message(exc, MESSAGE_LIMIT) if settings.messages else None
+        """None if messages are turned off."""
+        self.stack = _stack(exc, frame) if settings.stacktraces else None
+        """The raising frame last; None if stack traces are turned off."""
+        self.site = self.stack[-1:] if self.stack is not None else _stack(exc, frame)[-1:]
+        """The raising frame; empty if it is unknown."""
+        self.context = context
+        """The ids of the span that was current, an ``opentelemetry.trace.SpanContext``, if any."""
+        self.ended = ended
+        """Whether it has ended something."""
+        self._since = natives.monotonic()
+
+    @property
+    def severity(self) -> Severity:
+        if self.failure.role is not Role.ORIGIN:
+            return INFO
+        return ERROR if self.ended else WARN
+
+    def has_settled(self) -> bool:
+        """Whether it has had the time to end something."""
+        return natives.monotonic() - self._since >= SETTLE_SECONDS
 
 
-def take(
-    failure: Failure, exc: BaseException, frame: FrameType | None, settings: Settings
-) -> Record:
-    """Take what is to be written about an exception.
+class Endings:
+    """Learns which exceptions end something, after they were raised."""
 
-    frame: the raising frame; None if it is gone.
-    """
-    return Record(
-        failure,
-        natives.time(),
-        guard.message(exc, MESSAGE_LIMIT) if settings.messages else None,
-        _stack(exc, frame) if settings.stacktraces else None,
-    )
+    def __init__(self) -> None:
+        self._records: IdentityMap[Record] = IdentityMap()
+
+    def expect(self, exc: BaseException, record: Record) -> None:
+        """Let `record` know if the exception ends something."""
+        self._records.set(exc, record)
+
+    def ended(self, exc: BaseException) -> None:
+        """An exception has ended something: it, or the failure that it came from."""
+        for link in (exc, *guard.causes(exc, CAUSE_LIMIT)):
+            record = self._records.get(link)
+            if record is not None:
+                record.ended = True
+
+    def look(self) -> None:
+        """At exit: see whether an exception has ended the program."""
+        last = getattr(sys, "last_value", None)
+        if isinstance(last, BaseException):
+            self.ended(last)
 
 
 def attributes(record: Record, scrub: Scrub) -> dict[str, str]:
@@ -70,6 +124,12 @@ def attributes(record: Record, scrub: Scrub) -> dict[str, str]:
         text = "".join(("Traceback (most recent call last):\n", *lines, last, "\n"))
         found["exception.stacktrace"] = text
     return found
+
+
+def headline(record: Record, scrub: Scrub) -> str:
+    """The exception in a line, without secrets."""
+    lines = scrub.text(record.message or "").splitlines()
+    return f"{record.failure.type}: {lines[0]}" if lines else record.failure.type
 
 
 def ours(failure: Failure) -> dict[str, str]:

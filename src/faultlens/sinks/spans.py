@@ -22,8 +22,8 @@ from collections.abc import Callable, Mapping
 from types import FrameType, ModuleType
 from typing import Any, NamedTuple
 
-from faultlens import guard, natives
-from faultlens.background import no_fork
+from faultlens import guard
+from faultlens.background import Patience, no_fork
 from faultlens.failure import Failure
 from faultlens.identity import IdentityMap
 from faultlens.scrub import Scrub
@@ -62,15 +62,17 @@ class Spans:
         settings: Settings,
         version: str,
         scrub: Scrub,
+        patience: Patience,
         failed: Callable[[BaseException], None] = lambda error: None,
     ) -> None:
         self._settings = settings
         self._version = version
         self._scrub = scrub
+        self._patience = patience
         self._failed = failed
         # The exceptions that have an event, and the ids of the spans that have it.
         self._recorded: IdentityMap[tuple[Failure, list[int]]] = IdentityMap()
-        self._exporters = load("traces", settings)
+        self._exporters = load("traces", settings) if settings.span_events else []
         self._own: Any = None
         self._waiting: deque[_Waiting] = deque()
         self._sending = False
@@ -89,17 +91,10 @@ class Spans:
         get_current_span = getattr(trace, "get_current_span", None)  # None: half-imported
         return get_current_span() if get_current_span is not None else None
 
-    def sampled(self, span: Span | None) -> tuple[int, int] | None:
-        """Trace and span id if the span is sampled, so that a link to it leads somewhere."""
-        if span is None:
-            return None
-        context = span.get_span_context()
-        if not (context.is_valid and context.trace_flags.sampled):
-            return None
-        return context.trace_id, context.span_id
-
     def wants(self, span: Span | None) -> bool:
         """Whether `record` would write anything."""
+        if not self._settings.span_events:
+            return False
         return (span is not None and span.is_recording()) or self._provider() is not None
 
     def record(
@@ -161,9 +156,7 @@ class Spans:
 
     def _wait(self) -> None:
         """At exit, until the program's provider, which ends next, has what waits."""
-        end = natives.monotonic() + self._settings.flush_seconds
-        while (self._sending or self._waiting) and natives.monotonic() < end:
-            natives.sleep(0.01)
+        self._patience.wait_for(lambda: not (self._sending or self._waiting))
 
     def after_fork(self) -> None:
         """In a forked child: what waits is the parent's, and so is the connection."""
