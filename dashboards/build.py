@@ -19,6 +19,8 @@ from grafana_foundation_sdk.models import (
     bargauge,
     common,
     dashboard,
+    logs,
+    loki,
     prometheus,
     stat,
     table,
@@ -76,6 +78,7 @@ NOTICE = "#C04FA5"  # somebody should look, though nothing of theirs failed
 
 METRICS = common.DataSourceRef(type_val="prometheus", uid="${datasource}")
 TRACES = common.DataSourceRef(type_val="tempo", uid="${traces}")
+LOGS = common.DataSourceRef(type_val="loki", uid="${logs}")
 
 # What prometheus/faultlens.rules.yml records: exact increases of each minute, which add up.
 FAILURES = "faultlens:failures:increase1m"
@@ -940,7 +943,50 @@ def one_class() -> dashboard.Dashboard:
             Strip(height=7, panels=[(16, by_worker), (8, what_to_do())]),
             Strip(height=6, panels=[(8, one) for one in details]),
             Strip(height=10, panels=[(24, traces)]),
+            # Folded away: whoever has no Loki sees a line, and no error.
+            Fold("Log lines, from a Loki data source", Strip(height=10, panels=[(24, lines())])),
         ],
+    )
+
+
+def lines() -> dashboard.Panel:
+    """What `FAULTLENS_LOG=json` has written, and log records that came by OTLP."""
+    return panel(
+        "logs",
+        title="Log lines",
+        description=(
+            "The newest failures of the class, a hundred of them, as FAULTLENS_LOG=json or "
+            "OpenTelemetry's log records brought them to Loki. Exceptions that only passed a "
+            "failure on are excluded."
+        ),
+        source=LOGS,
+        targets=[
+            loki.Dataquery(
+                ref_id="A",
+                datasource=LOGS,
+                query_type="range",
+                max_lines=100,
+                # A record has these as structured metadata, a line gets them by `json`.
+                expr=" ".join(
+                    (
+                        '{service_name=~".+"} |~ `${class:regex}` | json',
+                        "| exception_type =~ `${class:regex}`",
+                        "| faultlens_worker =~ `${worker:regex}`",
+                        "| faultlens_role = `origin`",
+                        "| drop __error__, __error_details__",
+                        "| line_format `{{.faultlens_worker}}: {{.exception_message}}`",
+                    )
+                ),
+            )
+        ],
+        nothing="No log lines recorded",
+        options=logs.Options(
+            show_time=True,
+            wrap_log_message=True,
+            enable_log_details=True,
+            sort_order=common.LogsSortOrder.DESCENDING,
+            dedup_strategy=common.LogsDedupStrategy.NONE,
+        ),
     )
 
 
@@ -1141,6 +1187,7 @@ def board(
             list_val=[
                 metrics_variable,
                 source_variable("traces", label="Traces", plugin="tempo"),
+                *([source_variable("logs", label="Logs", plugin="loki")] if uid == CLASS else ()),
                 label_variable("job", within=[]),
                 label_variable("worker", within=["job"]),
                 label_variable("class", within=["job", "worker"], multi=uid != CLASS),

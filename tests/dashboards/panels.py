@@ -188,7 +188,8 @@ class Panel:
     @property
     def targets(self) -> list[Mapping[str, Any]]:
         """Its queries to Prometheus, without those that look for nothing but exemplars."""
-        asked = [target for target in self.raw.get("targets", ()) if "expr" in target]
+        targets = self.raw.get("targets", ())
+        asked = [one for one in targets if one["datasource"]["type"] == "prometheus"]
         return [target for target in asked if not target.get("exemplar")]
 
     def ask(self, server: Prometheus, view: View) -> list[Answer]:

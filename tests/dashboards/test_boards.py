@@ -32,8 +32,8 @@ SHOWING = [panel for panel in PANELS if panel.type != "text"]
 ROWS = [(board, raw) for board in BOARDS for raw in board.raw["panels"] if raw["type"] == "row"]
 ANNOTATIONS = [(board, one) for board in BOARDS for one in board.annotations]
 
-VARIABLES = {"datasource", "traces", "job", "worker", "class"}
-SOURCES = {"prometheus": "${datasource}", "tempo": "${traces}"}
+VARIABLES = {"datasource", "traces", "logs", "job", "worker", "class"}
+SOURCES = {"prometheus": "${datasource}", "tempo": "${traces}", "loki": "${logs}"}
 KINDS = ("system", "unknown", "user")
 
 NASTY = ('say "hi"', "C:\\temp\\new", "it's", "a+b(c)|d.*", "${job}", "/")
@@ -62,7 +62,7 @@ def strings(raw: Any) -> list[str]:
 def expressions(board: Board) -> list[str]:
     """Every expression for Prometheus, of panels and annotations."""
     targets = [target for panel in board.panels for target in panel.raw.get("targets", ())]
-    asked = [target["expr"] for target in targets if "expr" in target]
+    asked = [target["expr"] for target in targets if target["datasource"]["type"] == "prometheus"]
     return asked + [one["expr"] for one in board.annotations]
 
 
@@ -389,7 +389,8 @@ def test_kinds_are_in_the_order_of_urgency(board: Board) -> None:
 @each_board
 def test_a_board_has_the_variables(board: Board) -> None:
     raw = {variable.name: variable.raw for variable in board.variables}
-    assert list(raw) == ["datasource", "traces", "job", "worker", "class"]
+    logs = ["logs"] if board.name == "faultlens-class" else []
+    assert list(raw) == ["datasource", "traces", *logs, "job", "worker", "class"]
     assert (raw["datasource"]["type"], raw["datasource"]["query"]) == ("datasource", "prometheus")
     assert raw["datasource"]["label"] == "Data source"
     # Grafana's own default, and not the first by its name, if there are several.
@@ -445,7 +446,7 @@ def used(text: str) -> set[str]:
 def test_a_name_with_quotes_cannot_end_a_string(board: Board) -> None:
     for text in strings(board.raw):
         if ":regex}" in text:
-            assert len(re.findall(r"=~ ?`\$\{\w+:regex\}`", text)) == text.count(":regex}")
+            assert len(re.findall(r"[=|]~ ?`\$\{\w+:regex\}`", text)) == text.count(":regex}")
 
 
 # ---- Expressions
@@ -546,8 +547,8 @@ def test_links_to_boards_arrive(board: Board) -> None:
             assert view == f"viewPanel={there[uid].panel('Traces').raw['id']}"
         carried = [re.sub(r"^\$\{(\w+):queryparam\}$", r"var-\1=", part) for part in parts]
         assert [one.partition("=")[0] for one in carried] == [
-            f"var-{variable.name}" for variable in there[uid].variables
-        ]
+            f"var-{variable.name}" for variable in there[uid].variables if variable.name != "logs"
+        ]  # of Loki the first data source will do
 
 
 @each_board
@@ -655,14 +656,45 @@ def test_traces_are_asked_for_by_their_events() -> None:
         }
 
 
+def logql() -> list[str]:
+    return [
+        target["expr"]
+        for panel in PANELS
+        for target in panel.raw.get("targets", ())
+        if target["datasource"]["type"] == "loki"
+    ]
+
+
+def test_log_lines_are_asked_for_by_the_fields_of_a_record() -> None:
+    (query,) = logql()
+    asked = set(re.findall(r"(?:\| |\.)(\w+)(?= =|\}\})", query))
+    assert asked == {"exception_type", "faultlens_worker", "faultlens_role", "exception_message"}
+    docs = (ROOT / "docs" / "logs.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```json\n(.*?)```", docs, re.DOTALL)
+    assert asked <= {name.replace(".", "_") for name in json.loads(example)}
+
+
 @needs("node")
 @needs("lezer-traceql", TOOLS / "node_modules" / "@grafana" / "lezer-traceql")
-def test_traceql_is_traceql() -> None:
-    wrong = ['{ event:nam = "exception" }', '{ event.exception.type =~ "a" && }']
-    script = Path(__file__).with_name("traceql.mjs")
+@needs("lezer-logql", TOOLS / "node_modules" / "@grafana" / "lezer-logql")
+@pytest.mark.parametrize(
+    ("language", "queries", "wrong"),
+    [
+        (
+            "traceql",
+            traceql(),
+            ['{ event:nam = "exception" }', '{ event.exception.type =~ "a" && }'],
+        ),
+        ("logql", logql(), ['{job="a"} | json | a ~ `b`', "{job=~`a`} | line_format"]),
+    ],
+    ids=["traceql", "logql"],
+)
+def test_queries_are_what_grafana_reads(
+    language: str, queries: list[str], wrong: list[str]
+) -> None:
     ran = subprocess.run(
-        ["node", str(script), str(TOOLS)],
-        input=json.dumps(traceql() + wrong),
+        ["node", str(Path(__file__).with_name("queries.mjs")), str(TOOLS), language],
+        input=json.dumps(queries + wrong),
         capture_output=True,
         text=True,
         timeout=TIMEOUT,

@@ -1,9 +1,9 @@
-// Which of the TraceQL queries on standard input (a JSON list) Grafana's own parser does not accept.
-// The argument is the directory whose node_modules has @grafana/lezer-traceql.
+// Which of the queries on standard input (a JSON list) Grafana's own parser does not accept.
+// The arguments are the directory whose node_modules has the parser, and traceql or logql.
 import { readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 
-const { parser } = createRequire(`${process.argv[2]}/`)('@grafana/lezer-traceql');
+const { parser } = createRequire(`${process.argv[2]}/`)(`@grafana/lezer-${process.argv[3]}`);
 
 function accepts(query) {
   let error = false;
