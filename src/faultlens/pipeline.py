@@ -400,7 +400,9 @@ class Pipeline:
         if unseen is not None:
             self.attempted(sdk, *unseen)
         if where.wanted:
-            self._write(failure, exc, frame, where, ended=unseen is not None)
+            # What came from a native exception has ended something, wherever that was.
+            ended = unseen is not None or bool(sdk.native_names(exc))
+            self._write(failure, exc, frame, where, ended=ended)
 
     def _record_converted(self, native: BaseException, exc: BaseException) -> str:
         """Returns the outcome of the attempt that it ended."""

@@ -108,6 +108,17 @@ def test_what_ends_the_program_is_an_error() -> None:
     assert [line["severity_text"] for line in written] == ["ERROR"]
 
 
+def test_what_reports_the_end_of_an_activity_is_an_error_though_it_is_handled() -> None:
+    (line,) = lines("""
+        from durable_workflow import errors
+        try:
+            raise errors.ActivityFailed("m", exception_type="ValueError")
+        except errors.ActivityFailed:
+            pass
+    """)
+    assert (line["faultlens.code"], line["severity_text"]) == ("ValueError", "ERROR")
+
+
 def test_no_line_has_a_secret() -> None:
     (line,) = lines("""
         import flyte.errors

@@ -72,7 +72,7 @@ class LogRecords:
         self._failed = failed
         self._exporters = load("logs", settings) if self.on else []
         self._own: Any = None
-        self._waiting: deque[Record] = deque()
+        self._waiting: deque[Record] = deque(maxlen=WAITING_LIMIT)
         self._sending = False
         self._in_a_hurry = False
         self._waits_for: Any = None
@@ -81,11 +81,9 @@ class LogRecords:
     def note(self, record: Record) -> bool:
         """Take a failure, in the raise; returns False if there is no room for it."""
         provider = self._programs()
-        if len(self._waiting) >= WAITING_LIMIT:
-            if provider is not None or self._exporters:
-                return False
-            self._waiting.popleft()  # of which nobody has asked to hear so far
-        self._waiting.append(record)
+        if len(self._waiting) == WAITING_LIMIT and (provider is not None or self._exporters):
+            return False
+        self._waiting.append(record)  # so far nobody listens: then the oldest makes room
         if provider is not None and provider is not self._waits_for:
             self._waits_for = provider
             # After the provider's own, so before it: handlers run in reverse order.
