@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from faultlens.sdks.adapters import ERRORS_MODULES, adapter_for
+from faultlens.sdks.adapters import installed, load
 from tests.children import TIMEOUT
 from tests.dashboards.panels import DIRECTORY, Board, Panel, View, boards
 from tests.dashboards.promql import promql_parser as promql
@@ -413,7 +413,7 @@ def test_a_variable_depends_on_those_before_it(board: Board) -> None:
 
 
 def test_a_new_version_of_any_sdk_is_marked() -> None:
-    sdks = {adapter_for(module).package for module in ERRORS_MODULES}
+    sdks = {load(module).package for module in installed()}
     for _, annotation in ANNOTATIONS:
         if annotation["name"] == "New versions":
             (labels,) = set(re.findall(r"group by \((.+?)\)", annotation["expr"]))

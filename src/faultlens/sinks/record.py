@@ -6,6 +6,7 @@ It is taken in the raise, without running the host's code, and made into text wh
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from itertools import islice
 from types import FrameType
 from typing import Any, NamedTuple
@@ -21,7 +22,11 @@ __all__ = ["MESSAGE_LIMIT", "Endings", "Record", "attributes", "headline", "ours
 MESSAGE_LIMIT = 4096
 """The longest exception.message, in characters."""
 FRAME_LIMIT = 64
-"""The most frames of an exception.stacktrace: the innermost."""
+"""How many frames of a stack are looked at: the innermost."""
+STACK_LIMIT = 2048
+"""The longest exception.stacktrace, in bytes. By default Tempo keeps that much of an attribute, and
+cuts the end, which tells most: where it was raised, and the message."""
+_HEADER = "Traceback (most recent call last):\n"
 CAUSE_LIMIT = 32
 """How many links of a chain of causes are followed."""
 SETTLE_SECONDS = 0.1
@@ -116,14 +121,24 @@ def attributes(record: Record, scrub: Scrub) -> dict[str, str]:
         found["exception.message"] = message = scrub.text(record.message)
         last = f"{last}: {message}"
     if record.stack is not None:
-        # Without source lines: reading files in a raise is too much.
-        lines = [
-            f'  File "{scrub.short(file)}", line {line}, in {name}\n'
-            for file, line, name in record.stack
-        ]
-        text = "".join(("Traceback (most recent call last):\n", *lines, last, "\n"))
-        found["exception.stacktrace"] = text
+        found["exception.stacktrace"] = _traceback(record.stack, last, scrub)
     return found
+
+
+def _traceback(stack: Sequence[Place], last: str, scrub: Scrub) -> str:
+    """Without source lines: reading files in a raise is too much.
+
+    Of a long one the outer frames are left out. `last` is its last line.
+    """
+    last = last.encode(errors="replace")[: STACK_LIMIT // 2].decode(errors="ignore") + "\n"
+    lines, room = [last], STACK_LIMIT - len(_HEADER) - len(last.encode())
+    for file, line, name in reversed(stack):
+        text = f'  File "{scrub.short(file)}", line {line}, in {name}\n'
+        room -= len(text.encode(errors="replace"))
+        if room < 0:
+            break
+        lines.append(text)
+    return "".join((_HEADER, *reversed(lines)))
 
 
 def headline(record: Record, scrub: Scrub) -> str:
