@@ -20,7 +20,7 @@ from typing import Any
 
 from tests import children, inside
 
-__all__ = ["Counted", "Flows", "Outcome", "outcomes"]
+__all__ = ["Counted", "Flows", "Outcome", "Truth", "outcomes"]
 
 Counts = Mapping[str, int]
 Truth = Counts | Callable[[], Counts]
@@ -103,12 +103,19 @@ class Flows(dict[str, Flow]):
     alone: whether each flow runs in its own process.
     issues: whether failures are listed as ``ActivityFailed ValueError break user code``: class,
         code, task, kind and reason, with ``-`` for one that is empty.
+    unless: says whether an instance that is being created will not be raised. The SDK gives such an
+        instance a traceback all the same.
     """
 
     def __init__(
-        self, *roots: type[BaseException], alone: bool = False, issues: bool = False
+        self,
+        *roots: type[BaseException],
+        alone: bool = False,
+        issues: bool = False,
+        unless: Callable[[], bool] = lambda: False,
     ) -> None:
         super().__init__()
+        self._unless = unless
         self._roots = roots
         self.alone = alone
         self._issues = issues
@@ -136,7 +143,7 @@ class Flows(dict[str, Flow]):
     def count(self, happen: Callable[[], object]) -> Counted:
         """Make something happen. If it returns the `Counted` of another process, that is added."""
         before = _samples()
-        with _constructed(self._roots) as constructed:
+        with _constructed(self._roots, self._unless) as constructed:
             elsewhere = happen()
         failures, suppressed, issues, attempts = map(inside.more, _samples(), before)
         here = Counted(
@@ -200,14 +207,17 @@ def outcomes(module: str, *names: str) -> dict[str, Outcome]:
 
 
 @contextlib.contextmanager
-def _constructed(roots: Iterable[type[BaseException]]) -> Iterator[list[BaseException]]:
+def _constructed(
+    roots: Iterable[type[BaseException]], unless: Callable[[], bool]
+) -> Iterator[list[BaseException]]:
     """Collects the instances of these classes that are created within the block."""
     constructed: list[BaseException] = []
     originals = {root: root.__dict__.get("__init__") for root in roots}
 
     def noting(original: Callable[..., None]) -> Callable[..., None]:
         def __init__(self: BaseException, *args: Any, **kwargs: Any) -> None:
-            constructed.append(self)
+            if not unless():
+                constructed.append(self)
             original(self, *args, **kwargs)
 
         return __init__

@@ -5,7 +5,6 @@ natives.py    the class behind a carrier, of which a name is left
 roles.py      origin or carrier: likewise, by the raise and by what was seen before
 raises.py     where in the SDK a raise happened, and in which replay of which run
 histories.py  what a run's history tells of its failure
-memory.py     what was seen before, in bounded memory
 hooks.py      who runs the code, and what ends a run
 attempts.py   what is run, and how the attempts end
 """

@@ -6,14 +6,12 @@ Only frames of the SDK are read.
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import CodeType, FrameType
 from typing import Any
 
 from faultlens import guard
-from faultlens.identity import IdentityMap
 
 __all__ = [
     "CLIENT",
@@ -23,7 +21,6 @@ __all__ = [
     "TEXT_LIMIT",
     "WORKER",
     "WORKFLOW",
-    "Ordinals",
     "Raise",
     "Replay",
     "local",
@@ -74,30 +71,6 @@ class Raise:
     def text(self, attribute: str) -> str | None:
         """An attribute that is text and not empty."""
         return plain(guard.attribute(self.exc, attribute))
-
-
-class Ordinals:
-    """Numbers the exceptions of a class within one replay: the same number in every replay.
-
-    Workflow code is deterministic, so the n-th exception of a class is the same failure each time.
-    """
-
-    def __init__(self) -> None:
-        self._raised: IdentityMap[dict[str, list[weakref.ref[BaseException]]]] = IdentityMap()
-
-    def number(self, context: object, name: str, exc: BaseException) -> int:
-        """The exception's number; the same when asked again at once."""
-        try:
-            by_name = self._raised.get(context)
-            if by_name is None:
-                by_name = {}
-                self._raised.set(context, by_name)
-        except TypeError:  # None, before there is a context
-            return 0
-        raised = by_name.setdefault(name, [])
-        if not raised or raised[-1]() is not exc:
-            raised.append(weakref.ref(exc))
-        return len(raised) - 1
 
 
 def within(

@@ -48,7 +48,6 @@ from faultlens.sdks.durable_workflow.histories import (
     told_by,
     told_by_history,
 )
-from faultlens.sdks.durable_workflow.memory import LIMIT, Bounded, Claims
 from faultlens.sdks.durable_workflow.natives import name_of, of_event
 from faultlens.sdks.durable_workflow.raises import (
     CLIENT,
@@ -57,7 +56,6 @@ from faultlens.sdks.durable_workflow.raises import (
     TESTING,
     WORKER,
     WORKFLOW,
-    Ordinals,
     Raise,
     local,
     message_of,
@@ -65,6 +63,7 @@ from faultlens.sdks.durable_workflow.raises import (
     replay_in,
     within,
 )
+from faultlens.sdks.memory import LIMIT, Bounded, Claims, Ordinals
 
 __all__ = ["SWALLOWED", "Roles", "current_activity"]
 

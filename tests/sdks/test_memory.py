@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from faultlens.sdks.durable_workflow.memory import Bounded, Claims
+from faultlens.sdks.memory import Bounded, Claims
 
 
 class Failure(Exception):

@@ -10,7 +10,9 @@ import weakref
 from collections.abc import Hashable
 from typing import Generic, TypeVar
 
-__all__ = ["LIMIT", "Bounded", "Claims"]
+from faultlens.identity import IdentityMap
+
+__all__ = ["LIMIT", "Bounded", "Claims", "Ordinals"]
 
 V = TypeVar("V")
 
@@ -75,3 +77,27 @@ class Claims:
         """As `claim`, but an unclaimed key stays so."""
         found = self._first.get(key)
         return None if found is None or found[0]() is exc else found[1]
+
+
+class Ordinals:
+    """Numbers the exceptions of a class within one replay of a workflow.
+
+    Workflow code is deterministic, so the n-th exception of a class is the same failure each time.
+    """
+
+    def __init__(self) -> None:
+        self._raised: IdentityMap[dict[str, list[weakref.ref[BaseException]]]] = IdentityMap()
+
+    def number(self, context: object, name: str, exc: BaseException) -> int:
+        """The exception's number; the same when asked again at once."""
+        try:
+            by_name = self._raised.get(context)
+            if by_name is None:
+                by_name = {}
+                self._raised.set(context, by_name)
+        except TypeError:  # None, before there is a context
+            return 0
+        raised = by_name.setdefault(name, [])
+        if not raised or raised[-1]() is not exc:
+            raised.append(weakref.ref(exc))
+        return len(raised) - 1

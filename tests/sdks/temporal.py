@@ -1,0 +1,98 @@
+"""What the programs on Temporal share: a real server, and a real worker."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import functools
+import os
+import subprocess
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+from temporalio.api.testservice.v1 import LockTimeSkippingRequest, UnlockTimeSkippingRequest
+from temporalio.client import Client
+from temporalio.worker import Worker
+
+from tests.children import TIMEOUT
+from tests.sdks import temporal_workflows
+from tests.servers import needs
+
+__all__ = ["JARS", "QUEUE", "connected", "needs_server", "skipping_time", "until", "working"]
+
+QUEUE = "flows"
+ROOT = Path(__file__).parents[2]
+JARS = Path(os.environ.get("TEMPORAL_TEST_SERVER") or ROOT / ".venv/tools/temporal-test-server")
+"""The jars of io.temporal:temporal-test-server."""
+
+
+def needs_server(test: Any) -> Any:
+    """Skip a test where Java or the jars are missing; in CI, where they must be, it fails."""
+    return needs("java")(needs("temporal-test-server", JARS)(test))
+
+
+@functools.cache
+def server() -> str:
+    """The address of the server of this process. It ends with the process, as its stdin closes."""
+    process = subprocess.Popen(
+        ["java", "-cp", f"{JARS}/*", str(Path(__file__).with_name("TemporalServer.java"))],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert process.stdout is not None
+    port = process.stdout.readline().strip()
+    assert port, f"Temporal's test server did not start, from {JARS}"
+    _servers.append(process)
+    return f"127.0.0.1:{port}"
+
+
+_servers: list[subprocess.Popen[str]] = []
+"""Kept, or their stdin would be closed."""
+
+
+async def connected(**options: Any) -> Client:
+    """A client of the server."""
+    return await Client.connect(server(), **options)
+
+
+@contextlib.asynccontextmanager
+async def working(client: Client, **options: Any) -> AsyncIterator[Worker]:
+    """A real worker that polls.
+
+    Without a cache: each task of a workflow is a replay from its beginning.
+    """
+    given = {
+        "task_queue": QUEUE,
+        "workflows": temporal_workflows.WORKFLOWS,
+        "activities": temporal_workflows.ACTIVITIES,
+        "max_cached_workflows": 0,
+        **options,
+    }
+    with concurrent.futures.ThreadPoolExecutor(4) as threads:
+        worker = Worker(client, activity_executor=threads, **given)
+        async with worker:
+            yield worker
+
+
+@contextlib.asynccontextmanager
+async def skipping_time(client: Client) -> AsyncIterator[None]:
+    """Let the server skip the time in which nothing happens."""
+    await client.test_service.unlock_time_skipping(UnlockTimeSkippingRequest())
+    try:
+        yield
+    finally:
+        await client.test_service.lock_time_skipping(LockTimeSkippingRequest())
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Wait for something that will be, but not for ever."""
+
+    async def poll() -> None:
+        while not condition():
+            await asyncio.sleep(0.01)
+
+    await asyncio.wait_for(poll(), TIMEOUT)
