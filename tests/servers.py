@@ -268,6 +268,7 @@ def victoria_metrics(directory: Path) -> Iterator[Prometheus]:
         f"-storageDataPath={directory / 'data'}",
         f"-httpListenAddr={server.url.removeprefix('http://')}",
         "-search.latencyOffset=0s",  # what was taken can be asked for at once
+        "-retentionPeriod=100y",  # histories may be of any time
     ]
     with serving(command, f"{server.url}/health", directory):
         yield server

@@ -22,7 +22,16 @@ import yaml
 from tests.children import TIMEOUT
 from tests.servers import Prometheus, get, prometheus
 
-__all__ = ["DAY", "HOUR", "MINUTE", "History", "Target", "store"]
+__all__ = [
+    "DAY",
+    "HOUR",
+    "MINUTE",
+    "History",
+    "Target",
+    "recorded",
+    "rules_in_order",
+    "store",
+]
 
 MINUTE = 60
 HOUR = 60 * MINUTE
@@ -307,25 +316,32 @@ def store(histories: Sequence[History], directory: Path, rules: bool = True) -> 
     """
     for history in histories:
         _write(history.lines(), directory)
-    (group,) = yaml.safe_load(RULES.read_text())["groups"]
-    rest = {rule["record"]: rule["expr"] for rule in group["rules"] if "record" in rule}
-    while rules and rest:
-        # Those that read no rule which is still to come.
-        ready = {name: of for name, of in rest.items() if not any(n in of for n in rest)}
+    for ready in rules_in_order() if rules else []:
         with prometheus(directory, "", "--storage.tsdb.retention.time=100y") as server:
-            records = ["".join(_recorded(server, ready, history)) for history in histories]
+            records = ["".join(recorded(server, ready, history)) for history in histories]
         for record in records:
             _write([record, "# EOF\n"], directory)
+
+
+def rules_in_order() -> Iterator[Mapping[str, str]]:
+    """The expressions of the records, by their names: first those that read no other record."""
+    (group,) = yaml.safe_load(RULES.read_text())["groups"]
+    rest = {rule["record"]: rule["expr"] for rule in group["rules"] if "record" in rule}
+    while rest:
+        ready = {name: of for name, of in rest.items() if not any(n in of for n in rest)}
+        yield ready
         rest = {name: of for name, of in rest.items() if name not in ready}
 
 
-def _recorded(server: Prometheus, rules: Mapping[str, str], history: History) -> Iterator[str]:
+def recorded(server: Prometheus, rules: Mapping[str, str], history: History) -> Iterator[str]:
     """What rules record of a history, as OpenMetrics text."""
     times = {"start": history.start + PHASE, "end": history.end, "step": MINUTE}
+    times["nocache"] = 1  # else VictoriaMetrics moves them to whole minutes
     for name, expression in rules.items():
         query = urllib.parse.urlencode({"query": expression, **times})
         answer: Any = json.loads(get(f"{server.url}/api/v1/query_range", query.encode()))
         for found in answer["data"]["result"]:
+            found["metric"].pop("__name__", None)
             labels = _text(found["metric"].items())
             for at, value in found["values"]:
                 yield f"{name}{{{labels}}} {value} {at}\n"
