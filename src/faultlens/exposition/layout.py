@@ -5,9 +5,9 @@ change is a single store to memory.
 
     0        header      the owner, and the sizes of the other parts
     4088     births      how many bytes of births are valid
-    4096     count       for each slot: the number of failures
-             last        the time of the last one, in seconds since 1970
-             born        the time of the first one
+    4096     count       for each slot: how often its key was counted
+             last        the time of the last count, in seconds since 1970
+             born        the time of the first count
              published   checksum and length of the key; 0 for a free slot
              trace       the last sampled trace; a checksum shows whether it is complete
              key         the labels

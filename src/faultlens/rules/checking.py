@@ -53,7 +53,7 @@ def why_unknown(named: Named) -> str | None:
         possible = named.as_cause and not hint
         return None if possible else f"the package {package} is not installed{hint}"
     if is_glob(name) or imports.of_an_sdk(module) or not _is_whole(module):
-        return None  # `of_an_sdk` checks an SDK's; others cannot be known before the import
+        return None  # `of_an_sdk` checks an SDK's; other classes are unknown before the import
     cls = loaded_class(name)
     if cls is not None:
         full = guard.class_name(cls)

@@ -54,7 +54,7 @@ def loaded_class(name: str) -> type[BaseException] | None:
     """The exception class with this full name, if its module is imported. Runs no user code."""
     module = name.rpartition(".")[0] or "builtins"
     while module and module not in sys.modules:
-        module = module.rpartition(".")[0]  # the last part may be the class of a nested class
+        module = module.rpartition(".")[0]  # a class may be nested in another one
     found: Any = sys.modules.get(module)
     for part in name.removeprefix(f"{module}.").split("."):
         found = guard.attribute(found, part)
