@@ -1,15 +1,12 @@
 from __future__ import annotations
 
 import socket
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from faultlens import settings
-
-README = Path(__file__).parent.parent / "README.md"
 
 
 def test_the_defaults_are_what_opentelemetry_specifies() -> None:
@@ -87,8 +84,3 @@ def test_no_environment_makes_it_raise(environ: dict[str, str]) -> None:
     assert 0 <= found.port <= 65535
     assert "\n" not in found.worker
     assert len(found.fallback_worker) <= settings.WORKER_LIMIT
-
-
-def test_the_readme_names_every_variable() -> None:
-    text = README.read_text(encoding="utf-8")
-    assert [v.name for v in settings.VARIABLES if f"`{v.name}`" not in text] == []
