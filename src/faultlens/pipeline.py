@@ -297,7 +297,7 @@ class Pipeline:
 
     def worker_seen(self, name: str) -> None:
         """Start the series of every known class at 0 for this worker."""
-        self.ledger.expect_worker(self.settings.worker or name)
+        self.ledger.expect_worker(self.scrub.short(self.settings.worker or name))
 
     def converted(self, native: BaseException, convert: Callable[[], BaseException]) -> Converted:
         """Record a failure that raised no SDK exception; never raises what is not the host's."""
@@ -423,9 +423,10 @@ class Pipeline:
     def _scrubbed(self, failure: Failure) -> Failure:
         """The record without secrets in what becomes a label, or says where it happened."""
         short = self.scrub.short
-        code, task = short(failure.code or ""), short(failure.task)
-        if code != (failure.code or "") or task != failure.task:
-            failure = failure._replace(code=code, task=task)
+        labels = failure.code or "", failure.task, failure.worker
+        code, task, worker = left = short(labels[0]), short(labels[1]), short(labels[2])
+        if left != labels:
+            failure = failure._replace(code=code, task=task, worker=worker)
         if failure.context:
             context = {key: short(text) for key, text in failure.context.items()}
             failure = failure._replace(context=context)
@@ -476,6 +477,8 @@ class Pipeline:
             reason = "span_error"
             if self.spans.wants(where.span):
                 self.spans.record(record, exc, frame, where.span, keep)
+            elif self.logs.on:
+                self.spans.know(failure, exc, keep)
         except BaseException as error:
             if guard.of_a_signal(error):
                 raise

@@ -49,9 +49,10 @@ inside.report(spans())
     )
 
 
-def test_no_span_that_it_leaves_has_it() -> None:
+@pytest.mark.parametrize("mode", [None, "logs", "logs/dup"])
+def test_no_span_that_it_leaves_has_it(mode: str | None) -> None:
     """OpenTelemetry writes it there, with the lines of the source."""
-    found = program(f"""
+    body = f"""
 import linecache
 source = 'def connect():\\n    raise flyte.errors.OOMError("OOM", "token={SECRET}")\\n'
 linecache.cache["/app.py"] = (len(source), None, source.splitlines(True), "/app.py")
@@ -62,7 +63,9 @@ try:
 except Exception:
     pass
 inside.report(spans())
-""")
+"""
+    found = program(body, OTEL_SEMCONV_EXCEPTION_SIGNAL_OPT_IN=mode)
+    assert len(found["inner"]) == 1
     assert SECRET not in str(found)
     (outer,) = found["outer"]
     assert outer["exception.message"] == "token=[scrubbed]"
@@ -100,8 +103,9 @@ running = pipeline.running()
 running.attempted(sdk, "sync?X-Amz-Signature={SECRET}", "ok")
 inside.report(inside.page())
 """,
-        env={"FAULTLENS_STORE": str(store)},
+        env={"FAULTLENS_STORE": str(store), "FAULTLENS_WORKER": f"http://{SECRET}@gpu-7"},
     )
+    assert 'worker="http://[scrubbed]@gpu-7"' in page
     assert 'code="password=[scrubbed]"' in page
     assert 'task="sync?[scrubbed]"' in page
     assert SECRET not in page

@@ -96,12 +96,13 @@ class LogRecords:
             return
         self._sending = True
         try:
-            logger = self._logger()
-            while logger is not None and self._waiting:
-                if not (self._in_a_hurry or self._waiting[0].has_settled()):
+            while self._waiting and (self._in_a_hurry or self._waiting[0].has_settled()):
+                provider = self._provider()
+                if provider is None:
                     break
+                record = self._waiting.popleft()
                 try:
-                    _emit(logger, self._waiting.popleft(), self._scrub)
+                    _emit(provider.get_logger("faultlens", self._version), record, self._scrub)
                 except BaseException as error:  # by a log processor of the program's
                     self._failed(error)
         finally:
@@ -145,8 +146,8 @@ class LogRecords:
         provider = getattr(internal, "_LOGGER_PROVIDER", None)
         return None if type(provider).__name__ == "NoOpLoggerProvider" else provider
 
-    def _logger(self) -> Any:
-        """What emits: the program's, or that of the environment's exporters; None so far."""
+    def _provider(self) -> Provider:
+        """The program's, or that of the environment's exporters; None so far."""
         provider = self._programs()
         if provider is None and self._exporters:
             if self._own is None:
@@ -160,7 +161,7 @@ class LogRecords:
                         )
                         return None
             provider = self._own.provider
-        return provider and provider.get_logger("faultlens", self._version)
+        return provider
 
 
 @lru_cache(maxsize=1)

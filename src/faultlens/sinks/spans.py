@@ -130,6 +130,11 @@ class Spans:
         else:
             raise RuntimeError(f"{WAITING_LIMIT} failures wait for a span of their own")
 
+    def know(self, failure: Failure, exc: BaseException, keep: bool = False) -> None:
+        """Write no event, but take the secrets out of those that OpenTelemetry writes of `exc`."""
+        remember = self._recorded.keep if keep else self._recorded.set
+        remember(exc, (failure, []))
+
     def send(self) -> None:
         """Make the spans of our own, and send them. May wait: not for a raise."""
         self._sending = True
