@@ -60,14 +60,16 @@ async def connected(**options: Any) -> Client:
 
 
 @contextlib.asynccontextmanager
-async def working(client: Client, **options: Any) -> AsyncIterator[Worker]:
+async def working(client: Client, *names: str, **options: Any) -> AsyncIterator[Worker]:
     """A real worker that polls.
 
     Without a cache: each task of a workflow is a replay from its beginning.
+
+    names: its workflows; a sandbox for each is tried when the worker is made.
     """
     given = {
         "task_queue": QUEUE,
-        "workflows": temporal_workflows.WORKFLOWS,
+        "workflows": [temporal_workflows.WORKFLOWS[name] for name in names],
         "activities": temporal_workflows.ACTIVITIES,
         "max_cached_workflows": 0,
         **options,

@@ -92,7 +92,7 @@ async def attempt(call: Awaitable[Any]) -> Any:
 
 async def run(client: Client, name: str, *args: Any, **options: Any) -> WorkflowHandle[Any, Any]:
     """Run a workflow on a worker."""
-    async with working(client):
+    async with working(client, name, *options.pop("children", ())):
         handle = await start(client, name, *args, **options)
         await attempt(handle.result())
     return handle
@@ -219,7 +219,7 @@ async def a_heartbeat_cannot_be_converted(client: Client) -> None:
 
 
 async def complete_elsewhere(client: Client, complete: Callable[[Any], Awaitable[object]]) -> None:
-    async with working(client):
+    async with working(client, "calling"):
         handle = await start(client, "calling", "elsewhere", {})
         await until(lambda: temporal_workflows.waiting)
         activity = client.get_async_activity_handle(task_token=temporal_workflows.waiting[0])
@@ -267,7 +267,7 @@ async def no_worker_takes_an_activity(client: Client) -> None:
 
 
 async def hang(client: Client, activity: str = "hang", **options: Any) -> None:
-    async with working(client):
+    async with working(client, "calling"):
         handle = await start(client, "calling", activity, options)
         await attempt(handle.result())
         temporal_workflows.over.set()
@@ -296,7 +296,7 @@ async def an_activity_sends_no_heartbeat(client: Client) -> None:
     attempts={},
 )
 async def a_workflow_takes_too_long(client: Client) -> None:
-    async with working(client):
+    async with working(client, "waiting"):
         handle = await start(client, "waiting", execution_timeout=timedelta(days=1))
         await until_event(handle, "workflow_task_completed")
         async with skipping_time(client):
@@ -305,7 +305,7 @@ async def a_workflow_takes_too_long(client: Client) -> None:
 
 @case(failures={"WorkflowFailureError - - user cancelled": 1})
 async def a_workflow_is_terminated(client: Client) -> None:
-    async with working(client):
+    async with working(client, "waiting"):
         handle = await start(client, "waiting")
         await handle.terminate("enough")
         await attempt(handle.result())
@@ -316,14 +316,16 @@ async def a_workflow_is_terminated(client: Client) -> None:
 
 @case(suppressed={"control_flow": 1}, attempts={"waiting cancelled": 1})
 async def a_workflow_is_cancelled(client: Client) -> None:
-    async with working(client):
+    async with working(client, "waiting"):
         handle = await start(client, "waiting")
         await handle.cancel()
         await attempt(handle.result())
 
 
 async def cancel(client: Client, activity: str) -> None:
-    async with working(client, max_heartbeat_throttle_interval=timedelta(milliseconds=1)):
+    async with working(
+        client, "calling", max_heartbeat_throttle_interval=timedelta(milliseconds=1)
+    ):
         options = {"heartbeat_timeout": 60, "cancellation_type": 1}  # wait for it
         handle = await start(client, "calling", activity, options)
         await temporal_workflows.hanging.wait()
@@ -346,7 +348,7 @@ async def an_activity_in_a_thread_is_cancelled(client: Client) -> None:
 
 @case(attempts={"hang cancelled": 1})
 async def a_worker_shuts_down(client: Client) -> None:
-    async with working(client):
+    async with working(client, "calling"):
         handle = await start(client, "calling", "hang", {})
         await temporal_workflows.hanging.wait()
     await handle.terminate()
@@ -389,7 +391,7 @@ async def a_workflow_fails_by_a_native_exception(client: Client) -> None:
     conversions=1,
 )
 async def a_task_fails_until_it_is_mended(client: Client) -> None:
-    async with working(client):
+    async with working(client, "stumbling"):
         handle = await start(client, "stumbling", task_timeout=timedelta(seconds=1))
         await until(lambda: len(temporal_workflows.stumbles) > 1)
         temporal_workflows.mended = True
@@ -403,11 +405,12 @@ async def a_task_fails_until_it_is_mended(client: Client) -> None:
 )
 async def a_workflow_is_not_deterministic_until_it_is_mended(client: Client) -> None:
     temporal_workflows.mended = True
-    async with working(client):  # no cache: the server does not wait for this worker to come back
+    # Without a cache, for which the server would wait for this worker to come back.
+    async with working(client, "changing"):
         handle = await start(client, "changing", task_timeout=timedelta(seconds=1))
         await until_event(handle, "activity_task_completed")
     temporal_workflows.mended = False
-    async with working(client, max_cached_workflows=10):
+    async with working(client, "changing", max_cached_workflows=10):
         await handle.signal("end")
         await until_event(handle, "workflow_task_failed")
         temporal_workflows.mended = True
@@ -420,7 +423,7 @@ async def a_workflow_is_not_deterministic_until_it_is_mended(client: Client) -> 
 )
 async def a_workflow_is_not_registered(client: Client) -> None:
     FAILED_TASKS.clear()
-    async with working(client):
+    async with working(client, "waiting"):
         handle = await start(client, "nobody")
         await until(lambda: len(FAILED_TASKS) > 1)
         await handle.terminate()
@@ -432,7 +435,7 @@ async def a_workflow_is_not_registered(client: Client) -> None:
     attempts={"declining user": 1, "parent propagated": 1},
 )
 async def a_child_fails(client: Client) -> None:
-    await run(client, "parent", "declining", [])
+    await run(client, "parent", "declining", [], children=["declining"])
 
 
 @case(
@@ -442,7 +445,7 @@ async def a_child_fails(client: Client) -> None:
 )
 async def no_worker_takes_an_activity_of_a_child(client: Client) -> None:
     options = {"task_queue": "nobody", "schedule_to_start_timeout": 0.1}
-    await run(client, "parent", "calling", ["fine", options])
+    await run(client, "parent", "calling", ["fine", options], children=["calling"])
 
 
 @case(
@@ -450,7 +453,7 @@ async def no_worker_takes_an_activity_of_a_child(client: Client) -> None:
     attempts={"starting-twice ok": 1},
 )
 async def a_child_is_there_already(client: Client) -> None:
-    await run(client, "starting-twice")
+    await run(client, "starting-twice", children=["waiting"])
 
 
 @case(
@@ -481,7 +484,7 @@ async def a_caught_activity_failure_and_three_more_activities(client: Client) ->
     attempts={"declining user": 1, "careful-parent ok": 1, "fine ok": 3},
 )
 async def a_caught_child_failure_and_three_more_activities(client: Client) -> None:
-    await run(client, "careful-parent", "declining")
+    await run(client, "careful-parent", "declining", children=["declining"])
 
 
 @case(
@@ -498,7 +501,7 @@ async def a_workflow_raises_and_catches_and_goes_on(client: Client) -> None:
     attempts={"hesitating ok": 1, "fine ok": 3},
 )
 async def the_same_with_a_cache(client: Client) -> None:
-    async with working(client, max_cached_workflows=10):
+    async with working(client, "hesitating", max_cached_workflows=10):
         await attempt((await start(client, "hesitating")).result())
 
 
@@ -508,12 +511,11 @@ async def the_same_with_a_cache(client: Client) -> None:
     attempts={"hesitating ok": 1, "fine ok": 3},
 )
 async def the_same_and_a_replayer(client: Client) -> None:
-    handle = await run(client, "hesitating")
-    await replay(handle)
+    await replay("hesitating", await run(client, "hesitating"))
 
 
-async def replay(handle: WorkflowHandle[Any, Any]) -> None:
-    replayer = Replayer(workflows=temporal_workflows.WORKFLOWS)
+async def replay(name: str, handle: WorkflowHandle[Any, Any]) -> None:
+    replayer = Replayer(workflows=[temporal_workflows.WORKFLOWS[name]])
     await replayer.replay_workflow(await handle.fetch_history())
 
 
@@ -525,11 +527,11 @@ async def replay(handle: WorkflowHandle[Any, Any]) -> None:
     attempts={"waiting user": 1},
 )
 async def a_failed_run_and_a_replayer(client: Client) -> None:
-    async with working(client):
+    async with working(client, "waiting"):
         handle = await start(client, "waiting")
         await handle.signal("decline")
         await attempt(handle.result())
-    await replay(handle)
+    await replay("waiting", handle)
 
 
 @case(
@@ -538,7 +540,7 @@ async def a_failed_run_and_a_replayer(client: Client) -> None:
     failures={"ApplicationError Undo recovering user code": 1},
 )
 async def a_workflow_is_evicted(client: Client) -> None:
-    async with working(client):
+    async with working(client, "recovering"):
         handle = await start(client, "recovering")
         await until_event(handle, "timer_started")
         await handle.cancel()
@@ -572,14 +574,14 @@ async def the_sandbox_forbids_something(client: Client) -> None:
     attempts={"waiting user": 1},
 )
 async def a_signal_fails(client: Client) -> None:
-    async with working(client):
+    async with working(client, "waiting"):
         handle = await start(client, "waiting")
         await handle.signal("decline")
         await attempt(handle.result())
 
 
 async def update(client: Client, name: str, *args: Any) -> None:
-    async with working(client, max_cached_workflows=10):
+    async with working(client, "waiting", max_cached_workflows=10):
         handle = await start(client, "waiting")
         await attempt(handle.execute_update(name, args=args))
         await handle.signal("end")
@@ -606,7 +608,7 @@ async def an_update_is_not_valid(client: Client) -> None:
 
 
 async def ask(client: Client, query: str, times: int = 1) -> None:
-    async with working(client):
+    async with working(client, "careful"):
         handle = await start(client, "careful")
         await handle.result()
         for _ in range(times):

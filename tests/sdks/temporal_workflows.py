@@ -410,21 +410,21 @@ class Forbidden:
         return ""
 
 
-WORKFLOWS = [
-    Calling,
-    CallingLocally,
-    Careful,
-    Hesitating,
-    Declining,
-    Parent,
-    CarefulParent,
-    StartingTwice,
-    Waiting,
-    Signalling,
-    Again,
-    Strict,
-    Stumbling,
-    Changing,
-    Recovering,
-    Forbidden,
-]
+WORKFLOWS: dict[str, type] = {
+    "calling": Calling,
+    "calling-locally": CallingLocally,
+    "careful": Careful,
+    "hesitating": Hesitating,
+    "declining": Declining,
+    "parent": Parent,
+    "careful-parent": CarefulParent,
+    "starting-twice": StartingTwice,
+    "waiting": Waiting,
+    "signalling": Signalling,
+    "again": Again,
+    "strict": Strict,
+    "stumbling": Stumbling,
+    "changing": Changing,
+    "recovering": Recovering,
+    "forbidden": Forbidden,
+}
