@@ -28,17 +28,17 @@ SDKS = ("oldest", "between", "newest")
 
 SUITES: Mapping[str, tuple[int, Sequence[str]]] = {
     "hook": (20, ["hook"]),
-    "sdks": (70, ["sdks"]),
+    "sdks": (95, ["sdks"]),
     "sinks": (15, ["sinks"]),
     "exposition": (35, ["exposition", "test_serve.py", "test_deployment.py"]),
     "package": (40, []),  # all tests that no other suite has
     "demo": (45, ["demo"]),
     "dashboards": (210, ["dashboards", "test_dashboards.py"]),
-    "flows": (50, []),  # no tests but the programs in FLOWS
+    "flows": (75, []),  # no tests but the programs in FLOWS
 }
 """For each suite its seconds on two idle cores, and where its tests are."""
 
-FLOWS = ("tests.sdks.flyte_flows", "tests.sdks.durable_flows")
+FLOWS = ("tests.sdks.flyte_flows", "tests.sdks.durable_flows", "tests.sdks.temporal_flows")
 """They print what happens in an SDK, how often it truly goes wrong, and what is counted."""
 
 DEFAULTS: Mapping[str, Mapping[str, Sequence[str]]] = {

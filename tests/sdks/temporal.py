@@ -7,6 +7,7 @@ import concurrent.futures
 import contextlib
 import functools
 import os
+import shutil
 import subprocess
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -20,24 +21,41 @@ from tests.children import TIMEOUT
 from tests.sdks import temporal_workflows
 from tests.servers import needs
 
-__all__ = ["JARS", "QUEUE", "connected", "needs_server", "skipping_time", "until", "working"]
+__all__ = [
+    "JARS",
+    "QUEUE",
+    "connected",
+    "is_missing",
+    "needs_server",
+    "skipping_time",
+    "until",
+    "working",
+]
 
 QUEUE = "flows"
-ROOT = Path(__file__).parents[2]
-JARS = Path(os.environ.get("TEMPORAL_TEST_SERVER") or ROOT / ".venv/tools/temporal-test-server")
-"""The jars of io.temporal:temporal-test-server."""
+HERE = Path(__file__).parent
+JARS = Path(
+    os.environ.get("TEMPORAL_TEST_SERVER") or HERE.parents[1] / ".venv/tools/temporal-test-server"
+)
+"""The jars of io.temporal:temporal-test-server: see temporal_server/pom.xml."""
 
 
 def needs_server(test: Any) -> Any:
-    """Skip a test where Java or the jars are missing; in CI, where they must be, it fails."""
-    return needs("java")(needs("temporal-test-server", JARS)(test))
+    """Skip a test where a JDK or the jars are missing; in CI, where they must be, it fails."""
+    return needs("javac")(needs("temporal-test-server", JARS)(test))
+
+
+def is_missing() -> bool:
+    """The same for a program."""
+    there = JARS.exists() and shutil.which("javac") is not None
+    return not there and "CI" not in os.environ
 
 
 @functools.cache
 def server() -> str:
     """The address of the server of this process. It ends with the process, as its stdin closes."""
     process = subprocess.Popen(
-        ["java", "-cp", f"{JARS}/*", str(Path(__file__).with_name("TemporalServer.java"))],
+        ["java", "-cp", f"{JARS}/*", str(HERE / "temporal_server/TemporalServer.java")],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
