@@ -391,6 +391,8 @@ class Pipeline:
         """The hook's handler."""
         sdk = self._sdk_of(type(exc))
         assert sdk is not None  # the hook watches the roots of our SDKs
+        if frame is None and not sdk.was_raised(exc):
+            return
         where = self._where()
         failure = self._scrubbed(sdk.describe(exc, frame, where.wanted))
         self.seen.set(exc, failure)  # a second try says the same again

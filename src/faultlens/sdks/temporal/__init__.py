@@ -54,6 +54,9 @@ class Temporal(Sdk):
             if _ROOT in map(guard.class_name, guard.mro(cls))
         }
 
+    def was_raised(self, exc: BaseException) -> bool:
+        return not self._hooks.is_made_by_the_converter(exc)
+
     def own_rule(self, cls: type) -> Rule:
         return kinds.rule_for(cls)
 

@@ -17,6 +17,7 @@ run for each class. What the server ends, by a time-out or a termination, is no 
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import functools
 import inspect
@@ -29,7 +30,7 @@ from typing import Any
 
 from faultlens import guard
 from faultlens.failure import CANCELLED, OK, Kind, Role
-from faultlens.sdks import PrivateHook, Recorder, Sdk, replace, stable_worker
+from faultlens.sdks import CAUSE_LIMIT, PrivateHook, Recorder, Sdk, replace, stable_worker
 from faultlens.sdks.memory import Bounded
 from faultlens.sdks.temporal.roles import (
     ending_workflow,
@@ -53,6 +54,8 @@ __all__ = [
 ]
 
 _log = logging.getLogger("faultlens")
+
+_context_of = BaseException.__dict__["__context__"].__get__
 
 Undo = Callable[[], None]
 
@@ -185,6 +188,8 @@ class Hooks:
         self._elsewhere: Bounded[str] = Bounded()
         """The same of one that is completed from elsewhere."""
         self._counted: Bounded[object] = Bounded()
+        self._in_conversion: list[BaseException] = []
+        """The exceptions that are converted just now, in all threads."""
 
     def hook_into(self, module: ModuleType, recorder: Recorder) -> Undo | None:
         """Hook one of the SDK's modules; returns what undoes it, None if nothing is hooked."""
@@ -255,6 +260,8 @@ class Hooks:
                 exc = end.f_locals.get(_ENDS[end.f_code.co_name])
                 if isinstance(exc, BaseException):
                     self._converted(end, exc, recorder)
+                    with self._while_converting(exc):
+                        return convert(self_, *args, **kwargs)
             return convert(self_, *args, **kwargs)
 
         return to_failure
@@ -286,6 +293,28 @@ class Hooks:
 
         return wrapper
 
+    @contextlib.contextmanager
+    def _while_converting(self, exc: BaseException) -> Iterator[None]:
+        self._in_conversion.append(exc)
+        try:
+            yield
+        finally:
+            # By identity: a comparison would be the host's.
+            self._in_conversion[:] = [other for other in self._in_conversion if other is not exc]
+
+    def is_made_by_the_converter(self, exc: BaseException) -> bool:
+        """Whether it is made only to be read, from a native exception whose traceback it has."""
+        traceback = guard.traceback_of(exc)
+        for native in list(self._in_conversion):
+            link: BaseException | None = native
+            for _ in range(CAUSE_LIMIT):
+                if link is None or link is exc:
+                    break
+                if guard.traceback_of(link) is traceback:
+                    return True
+                link = guard.cause_of(link) or _context_of(link)
+        return False
+
     def _completing(self, complete: Any, outcome: str, recorder: Recorder) -> Any:
         """The end of an activity that is completed from elsewhere."""
 
@@ -309,7 +338,7 @@ class Hooks:
             running = self._run_of(act)
             token = _running.set(running)
             try:
-                self._note_nondeterminism(act)
+                self._note_nondeterminism(act, recorder)
                 return await activate(worker, act, *args, **kwargs)
             finally:
                 _running.reset(token)
@@ -377,10 +406,10 @@ class Hooks:
         if guard.traceback_of(exc) is None:  # it was only made, and ends something all the same
             if is_rebuilt(exc):
                 return Role.PROPAGATED.value
-            _raise(exc)
+            return _raised(exc, recorder)
         return recorder.outcome(exc)
 
-    def _note_nondeterminism(self, act: Any) -> None:
+    def _note_nondeterminism(self, act: Any, recorder: Recorder) -> None:
         """Core alone finds that a history does not fit: it evicts the run, and raises nothing."""
         for job in act.jobs:
             if job.WhichOneof("variant") != "remove_from_cache":
@@ -390,7 +419,7 @@ class Hooks:
             if evicted.reason == _NONDETERMINISM and _worker.get() is not None:
                 cls = self._class("NondeterminismError")
                 if self._is_first("task", act.run_id, cls):
-                    _raise(cls(evicted.message))
+                    _raised(cls(evicted.message), recorder)
 
     def _attempt_ended(self, recorder: Recorder, completion: Any) -> None:
         running = _running.get()
@@ -493,16 +522,19 @@ def _end_that_converts(frame: FrameType | None) -> FrameType | None:
     return None
 
 
-def _raise(exc: BaseException) -> None:
-    """Raise it and leave no mark of that: the hook sees it."""
+def _raised(exc: BaseException, recorder: Recorder) -> str:
+    """Raise it, so that the hook sees it, and leave no mark of that; its outcome."""
     before = exc.__context__
+    outcome = ""
     try:
         raise exc
     except BaseException as raised:
-        exc.__traceback__ = None
-        exc.__context__ = before
+        if raised is exc:
+            outcome = recorder.outcome(exc)
+        exc.__traceback__, exc.__context__ = None, before
         if raised is not exc:
             raise
+    return outcome
 
 
 def _key_of(id_or_token: Any) -> tuple[str, ...]:
