@@ -13,7 +13,7 @@ from faultlens.rules import REASONS, Rules
 from faultlens.sdks import Sdk
 
 PAGE = Path(__file__).parents[2] / "docs" / "kinds.md"
-MARKS = {"flyte": "flyte", "durable_workflow": "durable"}
+MARKS = {"flyte": "flyte", "durable_workflow": "durable", "temporalio": "temporal"}
 
 
 def reasons() -> str:
