@@ -15,14 +15,14 @@ CANCELLED = "cancelled"
 
 
 class Kind(str, Enum):
-    """Whose fault a failure is, and so who has to act."""
+    """Whose fault a failure is, and so who has to act; in the order of urgency."""
 
-    USER = "user"
-    """The fault of those who wrote or called the workflow: their code, input or credentials."""
     SYSTEM = "system"
     """The fault of the platform: the only kind that pages the platform team."""
     UNKNOWN = "unknown"
     """It cannot be determined; a rule in ``FAULTLENS_RULES`` can decide."""
+    USER = "user"
+    """The fault of those who wrote or called the workflow: their code, input or credentials."""
 
 
 class Role(str, Enum):

@@ -69,7 +69,7 @@ def test_a_rule_has_all_its_parts_and_the_line_where_it_begins(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("\n\na.B = 'sytem'\n", "line 3: the kind of a.B is 'sytem', expected one of user, system"),
+        ("\n\na.B = 'sytem'\n", "line 3: the kind of a.B is 'sytem', expected one of system,"),
         ("[a]\n# B\nB = 7\n", "line 3: the kind of a.B is 7, expected one of"),
         ("a.B = 'user'\nnot toml\n", "expected TOML: "),
         (b"a.B = '\xff'", "expected TOML, which is UTF-8 text."),
@@ -87,7 +87,7 @@ def test_a_rule_has_all_its_parts_and_the_line_where_it_begins(tmp_path: Path) -
             "line 4: flyte.errors.OOMError is in the [[rule]] above it; expected it before the "
             "first [[rule]].",
         ),
-        ("[[rule]]\ncause = 'a'\nkind = 'me'", "line 3: the kind is 'me': expected one of user,"),
+        ("[[rule]]\ncause = 'a'\nkind = 'me'", "line 3: the kind is 'me': expected one of system,"),
         (
             "[[rule]]\ncause = 'a'\nreason = 'storag'",
             "line 3: the reason is 'storag': expected one of oom, ",

@@ -146,12 +146,12 @@ def test_the_kinds_that_a_class_can_get() -> None:
         candidates = rules.for_class(names)
         return (USER,) if candidates is None else candidates.kinds((USER,))
 
-    assert kinds(only(rule(cause="x"))) == (USER, SYSTEM)
+    assert kinds(only(rule(cause="x"))) == (SYSTEM, USER)
     assert kinds(only(rule(cls="*"), rule(UNKNOWN, cause="x"))) == (SYSTEM,)
     assert kinds(only(rule(None, cls="*", owner="x"))) == (USER,)
     assert kinds(only(flyte__errors__OOMError=SYSTEM)) == (SYSTEM,)
     assert kinds(only(flyte__errors__OOMError=SYSTEM), MRO[1:]) == (USER,)
-    assert kinds(only(yourapp__Busy=UNKNOWN)) == (USER, UNKNOWN)
+    assert kinds(only(yourapp__Busy=UNKNOWN)) == (UNKNOWN, USER)
 
 
 # Compared with the most literal reading of the documentation.

@@ -154,7 +154,7 @@ class PrivateHook(NamedTuple):
 
 
 USER, SYSTEM, UNKNOWN = (Kind.USER,), (Kind.SYSTEM,), (Kind.UNKNOWN,)
-ANY_KIND = (Kind.USER, Kind.SYSTEM, Kind.UNKNOWN)
+ANY_KIND = tuple(Kind)
 
 # Names that say nothing, or are made for one run: Flyte's fillers ("user" is a mistaken third
 # argument in up to 23 of its classes), its coroutine ids, Durable Workflow's default worker ids.

@@ -222,7 +222,7 @@ RULES = {
     "SignalFailed": _CALLER,
     "QueryFailed": Rule(ANY_KIND, "by reason", _By(_of_query)),
     "UpdateValidationFailed": Rule(
-        (Kind.USER, Kind.SYSTEM), "by reason and retryable", _By(_of_update_validation)
+        (Kind.SYSTEM, Kind.USER), "by reason and retryable", _By(_of_update_validation)
     ),
     "WorkflowFailed": Rule(ANY_KIND, "by the native class", _By(_of_native_class)),
     "ChildWorkflowFailed": Rule(ANY_KIND, "by the native class", _By(_of_native_class)),
