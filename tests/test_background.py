@@ -346,7 +346,7 @@ sys.path[:] = {{sys.path!r}}
 from faultlens.background import Background
 from faultlens.exposition.serving import Server
 background = Background()
-background.add(Server(lambda accept: ("text/plain", b""), "localhost", 0, "1"))
+background.add(Server(dict(), "localhost", 0))
 os.write({{write}}, b"%d %d" % (background.start(), background.stop(600)))
 ''')
 assert problem is None, problem

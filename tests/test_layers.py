@@ -21,7 +21,7 @@ LAYERS = (
     ("exposition.sheets", "hook", "background"),
     ("exposition.ledger", "rules"),
     ("exposition.claims", "exposition.ledgers", "exposition.serving", "scrub", "sdks", "series"),
-    ("exposition.families", "sinks"),
+    ("exposition.families", "exposition.front", "exposition.rows", "sinks", "farewell"),
     ("pipeline",),
     ("startup",),
     ("commands", "instrumentor", "testing", "__main__"),

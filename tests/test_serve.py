@@ -127,7 +127,7 @@ print(sorted({{"flyte", "durable_workflow", "opentelemetry"}} & set(sys.modules)
 def test_a_health_check_and_a_front_page(store: Path) -> None:
     with serving(store) as server:
         assert server.page("/-/healthy") == "faultlens is healthy.\n"
-        assert "raises on this host" in server.page("/")
+        assert "Counted on this host" in server.page("/")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -165,7 +165,7 @@ def test_what_cannot_be_served_is_one_line(tmp_path: Path, store: Path) -> None:
         port = str(other.getsockname()[1])
         said = refused("--store", str(store), "--host", "127.0.0.1", "--port", port)
         assert f"127.0.0.1:{port} is taken by something else. Choose another with --port" in said
-    assert "FAULTLENS_STORE=off: there is no store to serve" in refused()
+    assert "FAULTLENS_STORE=off: there is no store. Name one with --store" in refused()
     assert "--store here: expected an absolute path, or off" in refused("--store", "here")
     assert "203.0.113.1:0 cannot be served" in refused(
         "--store", str(store), "--host", "203.0.113.1"

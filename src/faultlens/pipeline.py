@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from faultlens import (
     __version__,
+    farewell,
     guard,
     imports,
     interpreter,
@@ -26,6 +27,7 @@ from faultlens import (
     settings,
 )
 from faultlens.background import Background, Job, Patience, no_fork
+from faultlens.exposition.answers import Page
 from faultlens.exposition.claims import Claims
 from faultlens.exposition.ledger import Ledger
 from faultlens.exposition.ledgers import Ledgers, Reading
@@ -138,15 +140,17 @@ class Pipeline:
         # And one for the log: a reader of stderr that does not read must keep nothing from anyone.
         self.writer = Background()
         self.server: Server | None = None
+        self._front: Page | None = None
         self._served_elsewhere = settings.otel_serves or not settings.serve
         self.instruments.start(self._own, exporters.load("metrics", settings))
         self._sdk_of_root: dict[int, Sdk] = {}  # by id: a metaclass of the user's may break hashing
         self._undo: list[tuple[Sdk, ModuleType, Callable[[], None]]] = []
         self._warned: set[str] = set()
+        self._started = natives.time()
         self._warn_of_names(checking.why_unknown)
         for problem in checking.unreachable(self.rules):
             _log.warning("%s", problem)
-        atexit.register(self._finish)
+        atexit.register(self._end)
 
     # The parts.
 
@@ -180,7 +184,8 @@ class Pipeline:
         if not self._served_elsewhere:
             address = self.settings.host, self.settings.port
             identity = (lambda: self.ledgers.identity) if self.settings.store else str
-            self.server = Server(self._page, *address, __version__, identity)
+            pages = {"/metrics": self._page, "/": self._front_page}
+            self.server = Server(pages, *address, identity)
             self.background.add(self.server)
         self.background.start()
         self.sender.add(_Every(_SEND_SECONDS, self.spans.send, self.spans.end))
@@ -199,12 +204,46 @@ class Pipeline:
             self._undo.pop()[2]()
         self.spans.stop()
         self.logs.stop()
-        atexit.unregister(self._finish)
+        atexit.unregister(self._end)
         self._finish()
         self.instruments.stop()
 
+    def _end(self) -> None:
+        """The process ends."""
+        self._finish()
+        try:
+            if self._may_say_where_to_look():
+                own = self.ledger.own().items()
+                failures = sum(count.number for key, count in own if key[0] == series.FAILURES)
+                if failures or self._children_may_have_counted():
+                    farewell.say(failures)
+        except Exception:  # by what the program has put in the place of os or multiprocessing
+            _log.debug("faultlens cannot say where to look", exc_info=True)
+
+    def _may_say_where_to_look(self) -> bool:
+        """Whether nothing shows the counts, and a person may want to know where they are."""
+        return (
+            self.settings.store is not None
+            and not self.settings.quiet
+            and self.server is not None
+            and not self.server.served_elsewhere
+            and not self.instruments.sends
+            and interpreter.is_main()
+            and farewell.is_wanted()
+        )
+
+    def _children_may_have_counted(self) -> bool:
+        """Whether there were children, and failures while this process ran."""
+        if not farewell.had_children():
+            return False
+        try:
+            counts = self.ledgers.read().counts.items()
+        except OSError:
+            return False
+        return any(key[0] == series.FAILURES and c.last >= self._started for key, c in counts)
+
     def _finish(self) -> None:
-        """At the end, of the process too: count what was seen late, and send what waits."""
+        """Count what was seen late, and send what waits."""
         self.hook.poll()
         with self.patience:
             written = self.writer.stop(self.patience.seconds)
@@ -371,6 +410,14 @@ class Pipeline:
             from faultlens.exposition import families
 
         return families.page(families.Collector(self.read, self.info), accept)
+
+    def _front_page(self, accept: str) -> tuple[str, bytes]:
+        if self._front is None:
+            with no_fork:
+                from faultlens.exposition.front import FrontPage
+
+            self._front = FrontPage(self.read, __version__, lambda: self.ledgers.identity)
+        return self._front(accept)
 
     def _own(self) -> Own:
         """What this process has counted, for OpenTelemetry, which adds the processes up itself."""

@@ -85,6 +85,7 @@ class Settings(NamedTuple):
     """Expressions, one a line, or a switch: see `faultlens.scrub`."""
     log: LogPlace | None
     """None: no log."""
+    quiet: bool
     worker: str
     """Empty if the user named none."""
     fallback_worker: str
@@ -226,6 +227,9 @@ VARIABLES = (
         "text or json: a line on stderr for each raised SDK exception; json:/path: in a file.",
         _log_place,
     ),
+    Variable(
+        "FAULTLENS_QUIET", "0", "1: no line at exit that says where to see the counts.", _flag
+    ),
     Variable("FAULTLENS_MESSAGES", "1", "0: no exception messages in events and logs.", _flag),
     Variable("FAULTLENS_STACKTRACES", "1", "0: no stack traces in events and logs.", _flag),
     Variable(
@@ -323,6 +327,7 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
         suppress=value["FAULTLENS_SUPPRESS"],
         scrub=value["FAULTLENS_SCRUB"],
         log=value["FAULTLENS_LOG"],
+        quiet=value["FAULTLENS_QUIET"],
         worker=value["FAULTLENS_WORKER"],
         fallback_worker=_encodable(
             resource.get("service.instance.id")

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from faultlens.exposition.answers import LONGEST_HEAD, Answers, is_complete
 
-answers = Answers(lambda accept: ("text/plain", accept.encode()), "1.2.3", lambda: "ours")
+answers = Answers({"/metrics": lambda accept: ("text/plain", accept.encode())}, lambda: "ours")
 
 
 @given(st.binary() | st.binary().map(lambda some: b"GET " + some) | st.binary(min_size=65535))

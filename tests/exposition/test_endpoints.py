@@ -54,6 +54,22 @@ def test_every_known_class_is_served_from_0() -> None:
     assert found == []
 
 
+def test_the_page_for_a_browser_has_the_failures_and_links_the_metrics() -> None:
+    own, pid = children.report(
+        program("""
+    import os
+    fail()
+    page()
+    server = pipeline.running().server
+    url = endpoint.metrics_url(server.host, server.port).removesuffix("metrics")
+    inside.report([endpoint.fetch(url), os.getpid()])
+    """)
+    )
+    assert "<h1>1 failure: 0 system, 0 unknown, 1 user</h1>" in own
+    assert '<a href="/metrics">' in own
+    assert f"in this process (pid {pid})" in own
+
+
 def test_a_program_whose_port_is_taken_keeps_counting_and_is_warned_once() -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         env = {

@@ -55,7 +55,7 @@ class Serving:
         port: int = 0,
         store: Callable[[], str] = lambda: "ours",
     ) -> Counted:
-        server = Counted(page, host, port, "1.2.3", store)
+        server = Counted({"/metrics": page}, host, port, store)
         self.background.add(server)
         return server
 
@@ -150,16 +150,6 @@ def test_head_is_get_without_a_body(process: Serving, path: str) -> None:
 def test_other_methods_are_not_allowed(process: Serving, method: str) -> None:
     answer, _ = ask(process.serving(), method=method)
     assert (answer.status, answer.headers["Allow"]) == (405, "GET, HEAD")
-
-
-def test_the_front_page_says_what_this_is_and_links_the_metrics(process: Serving) -> None:
-    answer, body = ask(process.serving(), "/")
-    assert answer.headers["Content-Type"].startswith("text/html")
-    assert b"faultlens 1.2.3" in body
-    assert b"on this host" in body
-    assert b'<a href="/metrics">' in body
-    _, body = ask(process.serving(store=str), "/")
-    assert f"in this process (pid {os.getpid()})".encode() in body
 
 
 def test_other_paths(process: Serving) -> None:
@@ -511,7 +501,7 @@ def ours():
     return {listener.fileno() for listener in server._listeners.values()}
 
 port = int(sys.argv[1]) if sys.argv[1:] else 0
-server, background = Server(page, "127.0.0.1", port, "1", lambda: "ours"), Background()
+server, background = Server({"/metrics": page}, "127.0.0.1", port, lambda: "ours"), Background()
 background.add(server)
 assert background.start()
 """
@@ -589,7 +579,7 @@ def test_a_connection_whose_number_the_program_now_uses_is_not_written_to() -> N
 import socket
 from faultlens.exposition import serving
 serving._PATIENCE = 600
-server._answers._page = lambda accept: ("text/plain", bytes(20_000_000))
+server._answers._pages["/metrics"] = lambda accept: ("text/plain", bytes(20_000_000))
 client = socket.create_connection(("127.0.0.1", server.port))
 client.sendall(b"GET /metrics HTTP/1.0\\r\\n\\r\\n")
 wait_for(lambda: [len(one.output) > 1_000_000 for one in server._clients] == [True])

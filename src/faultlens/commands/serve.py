@@ -17,7 +17,9 @@ from types import FrameType
 from faultlens import __version__, settings
 from faultlens.background import Background
 from faultlens.commands import endpoint
-from faultlens.exposition import families, sheets
+from faultlens.commands.store import Refused, chosen_store
+from faultlens.exposition import families
+from faultlens.exposition.front import FrontPage
 from faultlens.exposition.ledgers import Ledgers
 from faultlens.exposition.serving import Server
 from faultlens.settings import Settings, StorePath
@@ -30,43 +32,32 @@ def serve(*, host: str | None, port: int | None, store: str | None) -> int:
 
     host, port, store: instead of what the environment says.
     """
-    try:
-        wanted = _settings(host, port, store)
-        return _serve(wanted)
-    except _Refused as error:
-        print(f"faultlens serve: {error}", file=sys.stderr)
-        return 1
-
-
-class _Refused(Exception):
-    """Why there is nothing to serve; one line."""
-
-
-def _settings(host: str | None, port: int | None, store: str | None) -> Settings:
     wanted = settings.load()
-    if store is not None:
-        try:
-            wanted = wanted._replace(store=settings.store_path(store))
-        except ValueError as error:
-            raise _Refused(f"--store {store}: {error}") from error
-    return wanted._replace(
+    wanted = wanted._replace(
         host=wanted.host if host is None else host,
         port=wanted.port if port is None else port,
     )
+    try:
+        return _serve(wanted, chosen_store(wanted, store, make=True))
+    except Refused as error:
+        print(f"faultlens: {error}", file=sys.stderr)
+        return 1
 
 
-def _serve(wanted: Settings) -> int:
-    if wanted.store is None:
-        raise _Refused("FAULTLENS_STORE=off: there is no store to serve. Name one with --store")
+def _serve(wanted: Settings, store: StorePath) -> int:
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    ledgers = _ledgers(wanted.store)
+    ledgers = Ledgers(
+        store, None, lambda reason: logging.warning("faultlens: the store: %s", reason)
+    )
     info = {"version": __version__, "detector": "none", "python": platform.python_version()}
     collector = families.Collector(ledgers.read, lambda: info)
     server = Server(
-        lambda accept: families.page(collector, accept),
+        {
+            "/metrics": lambda accept: families.page(collector, accept),
+            "/": FrontPage(ledgers.read, __version__, lambda: ledgers.identity),
+        },
         wanted.host,
         wanted.port,
-        __version__,
         lambda: ledgers.identity,
     )
     wait_for_the_end = _end_by_signal()
@@ -79,7 +70,7 @@ def _serve(wanted: Settings) -> int:
     background.start()
     url = endpoint.metrics_url(server.host, server.port)
     if taken is None:
-        print(f"{url} has the counts in {wanted.store.directory}; Ctrl-C ends it.", flush=True)
+        print(f"{url} has the counts in {store.directory}; Ctrl-C ends it.", flush=True)
     else:
         print(f"{url} has them already, by another process; this one stands by.", flush=True)
     wait_for_the_end()
@@ -87,23 +78,13 @@ def _serve(wanted: Settings) -> int:
     return 0
 
 
-def _ledgers(store: StorePath) -> Ledgers:
-    """The reader of a store that can be used; one that is not there yet is made."""
-    try:
-        with sheets.opened(store, make=True):
-            pass
-    except OSError as error:
-        raise _Refused(f"the store cannot be used: {error}") from error
-    return Ledgers(store, None, lambda reason: logging.warning("faultlens's store: %s", reason))
-
-
 def _refuse_unless_served(error: OSError, wanted: Settings, store: str) -> None:
     where = endpoint.address(wanted.host, wanted.port)
     if error.errno != errno.EADDRINUSE:
-        raise _Refused(f"{where} cannot be served: {error.strerror or error}")
+        raise Refused(f"{where} cannot be served: {error.strerror or error}")
     who = endpoint.stranger(wanted.host, wanted.port, store)
     if who is not None:
-        raise _Refused(f"{where} is taken by {who}. Choose another with --port")
+        raise Refused(f"{where} is taken by {who}. Choose another with --port")
 
 
 def _end_by_signal() -> Callable[[], object]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
-import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
-__all__ = ["LONGEST_HEAD", "STORE_HEADER", "Answers", "is_complete"]
+__all__ = ["LONGEST_HEAD", "STORE_HEADER", "Answers", "Page", "is_complete"]
 
 _log = logging.getLogger("faultlens")
+
+Page = Callable[[str], tuple[str, bytes]]
+"""Makes a page: from the Accept header of a request to a content type and a body."""
 
 STORE_HEADER = "Faultlens-Store"
 """The header that says whose counts an answer has: the identity of a store, or empty."""
@@ -18,19 +20,6 @@ LONGEST_HEAD = 65536
 """How many bytes of a request are looked at."""
 
 _END_OF_HEAD = re.compile(rb"\r?\n\r?\n")
-_FRONT_PAGE = """<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<title>faultlens</title>
-<style>
-body {{ font: 1rem/1.5 system-ui, sans-serif; max-width: 40rem; margin: 3rem auto }}
-</style>
-<h1>faultlens {version}</h1>
-<p>Whose fault a failure is: every exception that Flyte or Durable Workflow raises {where},
-counted by class, by kind (user, system or unknown) and by worker.</p>
-<p><a href="/metrics">/metrics</a> is for Prometheus to scrape.</p>
-</html>
-"""
 
 
 def is_complete(request: bytes) -> bool:
@@ -39,17 +28,14 @@ def is_complete(request: bytes) -> bool:
 
 
 class Answers:
-    """Answers requests for a page of metrics.
+    """Answers requests.
 
-    page: makes the page: from a scraper's Accept header to a content type and a body.
+    pages: by their paths.
     store: the identity of the store whose counts these are; empty if they are this process's alone.
     """
 
-    def __init__(
-        self, page: Callable[[str], tuple[str, bytes]], version: str, store: Callable[[], str]
-    ) -> None:
-        self._page = page
-        self._version = version
+    def __init__(self, pages: Mapping[str, Page], store: Callable[[], str]) -> None:
+        self._pages = pages
         self._store = store
 
     def to(self, request: bytes) -> bytes:
@@ -87,18 +73,15 @@ class Answers:
 
     def _at(self, path: str, accept: str) -> tuple[int, str, bytes]:
         """Status, content type and body."""
-        if path == "/metrics":
+        page = self._pages.get(path)
+        if page is not None:
             try:
-                return 200, *self._page(accept)
+                return 200, *page(accept)
             except OSError as error:  # the counts cannot be read now
                 return _text(503, str(error))
             except Exception as error:
                 _log.debug("faultlens cannot make the page", exc_info=True)
                 return _text(500, f"The page cannot be made: {error!r}")
-        if path == "/":
-            where = "on this host" if self._store() else f"in this process (pid {os.getpid()})"
-            page = _FRONT_PAGE.format(version=self._version, where=where)
-            return 200, "text/html; charset=utf-8", page.encode()
         if path == "/-/healthy":
             return _text(200, "faultlens is healthy.")
         return _text(404, "Not found. The metrics are at /metrics.")

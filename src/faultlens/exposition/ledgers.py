@@ -1,7 +1,7 @@
 """Sums all ledgers of a directory: everything that the processes of a host have counted.
 
-A reader's sums never go down. For each ledger, by its uuid, the reader keeps the largest counts
-that it has seen, even if the file is removed or truncated.
+A reader's sums never go down, unless the user resets the store. For each ledger, by its uuid, the
+reader keeps the largest counts that it has seen, even if the file is removed or truncated.
 
 Most ledgers do not change between two reads. The reader maps their counts and compares them, a
 thousand per system call, and opens only the files that have changed.
@@ -77,6 +77,11 @@ class Ledgers:
     def start_anew(self) -> None:
         """Forget everything. In a forked child, a thread of the parent may have been reading."""
         self._lock = natives.RLock()
+        self._reset = ""
+        """The last `sheets.clear` that is known of."""
+        self._forget_all()
+
+    def _forget_all(self) -> None:
         self._files: dict[str, _File] = {}
         self._snapshots: Snapshots | None = None
         self._largest: dict[bytes, dict[Key, int]] = {}
@@ -117,6 +122,7 @@ class Ledgers:
             return
         try:
             with sheets.opened(self._place, make=False) as directory:
+                self._start_anew_after_a_reset(directory)
                 self._follow(directory)
                 for file, piece in self._changed():
                     with self._only(file.name):
@@ -127,6 +133,13 @@ class Ledgers:
             pass  # nobody has counted yet, or the directory was removed
         except LedgerError as error:
             self._tell(str(error))
+
+    def _start_anew_after_a_reset(self, directory: int) -> None:
+        """Only the user makes the sums go down: by `faultlens reset`."""
+        reset = sheets.last_reset(directory)
+        if reset and reset != self._reset:
+            self._forget_all()
+            self._reset = reset
 
     def _follow(self, directory: int) -> None:
         """Open new files, forget removed ones."""

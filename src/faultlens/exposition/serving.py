@@ -16,7 +16,7 @@ from typing import Any
 
 from faultlens import natives
 from faultlens.background import Job
-from faultlens.exposition.answers import LONGEST_HEAD, STORE_HEADER, Answers, is_complete
+from faultlens.exposition.answers import LONGEST_HEAD, STORE_HEADER, Answers, Page, is_complete
 from faultlens.natives import POLLIN, POLLOUT, monotonic
 from faultlens.sockets import Socket
 
@@ -36,22 +36,21 @@ _SHORT_PATIENCE = 1.0
 class Server(Job):
     """Serves metrics at every address that a host name has.
 
-    page: makes the page: from a scraper's Accept header to a content type and a body.
+    pages: by their paths.
     port: 0 takes any free one. `port` tells which, after the first run.
     store: the identity of the store that is served; empty if these are this process's counts alone.
     """
 
     def __init__(
         self,
-        page: Callable[[str], tuple[str, bytes]],
+        pages: Mapping[str, Page],
         host: str,
         port: int,
-        version: str,
         store: Callable[[], str] = str,
     ) -> None:
         self.host = host
         self.port = port
-        self._answers = Answers(page, version, store)
+        self._answers = Answers(pages, store)
         self._store = store
         self._process = os.getpid()
         self._addresses: list[tuple[int, Any]] | None = None
@@ -62,6 +61,8 @@ class Server(Job):
         """To the server that has the port."""
         self._questions_left = 5
         self._warned = False
+        self.served_elsewhere = False
+        """Whether another process is known to serve these counts."""
 
     @property
     def listening(self) -> bool:
@@ -144,6 +145,7 @@ class Server(Job):
             if not self._listeners:
                 _log.info("faultlens serves http://%s/metrics", address(self.host, self.port))
             self._listeners[name] = listener
+            self.served_elsewhere = False
         if problem is not None and not taken and not self._listeners:
             self._cannot_serve(problem)
 
@@ -230,7 +232,9 @@ class Server(Job):
         elif served != self._store():
             who = "faultlens for another store"
         elif served or os.getpid() != self._process:
-            return  # the same counts; or a parent's, whose port a forked child takes over
+            # The same counts; or a parent's, whose port a forked child takes over.
+            self.served_elsewhere = True
+            return
         else:
             who = "another process"
         self._warn(

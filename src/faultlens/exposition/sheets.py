@@ -55,7 +55,18 @@ except (ImportError, TypeError, AttributeError) as error:  # Windows; a Python w
 else:
     MISSING = None
 
-__all__ = ["MISSING", "SUFFIX", "TOKEN", "File", "Sheet", "opened", "replace", "take"]
+__all__ = [
+    "MISSING",
+    "SUFFIX",
+    "TOKEN",
+    "File",
+    "Sheet",
+    "clear",
+    "last_reset",
+    "opened",
+    "replace",
+    "take",
+]
 
 SUFFIX = ".ledger"
 _TEMPORARY = ".tmp"
@@ -290,6 +301,69 @@ def replace(place: StorePath, sheet: Sheet) -> Sheet:
         new = _create(place, directory, content, sheet.generation, Process.current())
     new.before, sheet.before = sheet.before, new.before
     return new
+
+
+def clear(place: StorePath) -> list[int]:
+    """Remove all ledgers, unless a process counts in one.
+
+    Returns the ids of such processes, as their containers have them; then nothing is removed. To
+    remove a ledger is safe only for its owner: a process goes on counting in a file that was
+    removed, and writes all of it anew. So each is adopted first, and no other process can take it.
+
+    Raises OSError; FileNotFoundError if there is no directory.
+    """
+    here, owners = Process.current(), []
+    adopted: list[tuple[str, Sheet]] = []
+    with opened(place, make=False) as directory:
+        for name in os.listdir(directory):  # noqa: PTH208
+            if name.endswith(SUFFIX):
+                sheet = _adopt(place, directory, name, 0, 0, here)
+                if sheet is not None:
+                    adopted.append((name, sheet))
+                elif (owner := _owner(directory, name)) is not None:
+                    owners.append(owner)
+        for name, sheet in adopted:
+            if owners:
+                sheet.release()
+            else:
+                os.unlink(name, dir_fd=directory)
+        if not owners:
+            _note_reset(directory)
+    return owners
+
+
+def _owner(directory: int, name: str) -> int | None:
+    """The id of the process that has a ledger; None if the file is not a ledger, or has gone."""
+    try:
+        handle = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=directory)
+    except OSError:
+        return None
+    try:
+        header = os.pread(handle, COLUMNS_AT, 0)
+        checked(header, os.fstat(handle).st_size)
+        return memoryview(header).cast("Q")[Cell.PID]
+    except OSError:
+        return None
+    finally:
+        os.close(handle)
+
+
+_RESET = "reset"
+"""A symbolic link that leads nowhere. Its text is another one after each `clear`."""
+
+
+def last_reset(directory: int) -> str:
+    """Identifies the last `clear` of a directory; empty if there was none."""
+    try:
+        return os.readlink(_RESET, dir_fd=directory)
+    except OSError:
+        return ""
+
+
+def _note_reset(directory: int) -> None:
+    temporary = os.urandom(8).hex() + _TEMPORARY
+    os.symlink(os.urandom(8).hex(), temporary, dir_fd=directory)
+    os.rename(temporary, _RESET, src_dir_fd=directory, dst_dir_fd=directory)
 
 
 @contextlib.contextmanager
