@@ -22,9 +22,9 @@ from typing import Any
 import pytest
 
 from faultlens.commands import endpoint
-from faultlens.commands.demo.scrape import Scrape, parse
 from tests import children
 from tests.children import TIMEOUT
+from tests.scrape import Scrape, parse
 
 
 def needs(tool: str, path: Path | None = None) -> pytest.MarkDecorator:

@@ -16,6 +16,8 @@ import pytest
 import faultlens
 from tests import children
 
+COMMANDS = ("top", "reset", "demo", "dashboards", "doctor", "classes", "explain", "serve")
+
 
 def command(
     *args: str, env: Mapping[str, str | None] | None = None
@@ -42,11 +44,11 @@ def test_without_a_command_it_explains_itself() -> None:
 
     assert done.returncode == 2
     assert done.stdout == ""
-    for name in ("demo", "dashboards", "doctor", "classes", "explain", "serve"):
+    for name in COMMANDS:
         assert re.search(rf"^    {name}\s", done.stderr, re.MULTILINE)
 
 
-@pytest.mark.parametrize("name", ["demo", "dashboards", "doctor", "classes", "explain", "serve"])
+@pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_has_a_help(name: str) -> None:
     done = command(name, "--help")
 
@@ -55,13 +57,22 @@ def test_every_command_has_a_help(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "args", [("demo", "--seconds", "-1"), ("demo", "--seconds", "nan"), ("demo", "--port", "65536")]
+    "args",
+    [
+        ("demo", "--seconds", "-1"),
+        ("demo", "--seconds", "nan"),
+        ("demo", "--seconds", "x"),
+        ("demo", "--port", "65536"),
+        ("serve", "--port", "x"),
+    ],
 )
 def test_a_number_that_makes_no_sense_is_a_usage_error(args: tuple[str, ...]) -> None:
     done = command(*args)
 
     assert done.returncode == 2
-    assert "expected a number" in done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith(f"faultlens: argument {args[1]}: expected a number from 0 ")
+    assert last.endswith(f", not {args[2]}")
 
 
 def test_the_help_imports_nothing_heavy() -> None:
@@ -123,7 +134,7 @@ class TestClasses:
         assert set(oom) == {"class", "kinds", "reason", "owner", "why", "sdk", "version"}
         assert (oom["kinds"], oom["sdk"]) == (["user"], "flyte")
         server_error = entries["durable_workflow.errors.ServerError"]
-        assert server_error["kinds"] == ["user", "system", "unknown"]
+        assert server_error["kinds"] == ["system", "unknown", "user"]
         assert "status" in server_error["why"]
 
     def test_the_text_is_aligned_and_says_the_same(self) -> None:
@@ -162,8 +173,7 @@ class TestClasses:
 
         assert (done.returncode, done.stdout) == (1, "")
         assert done.stderr == (
-            "faultlens classes: there is no class called OOMErorr: did you mean "
-            "flyte.errors.OOMError?\n"
+            "faultlens: there is no class called OOMErorr: did you mean flyte.errors.OOMError?\n"
         )
 
     def test_takes_the_users_rules_into_account(self, tmp_path: Path) -> None:
@@ -198,9 +208,16 @@ class TestClasses:
 
         done = command("classes", env={"PYTHONPATH": str(tmp_path)})
 
-        assert done.returncode == 0
-        assert done.stderr == "faultlens classes: flyte: not installed (pip install flyte)\n"
+        assert (done.returncode, done.stderr) == (0, "")
         assert done.stdout.startswith("durable-workflow ")
+
+    def test_an_sdk_that_is_asked_for_must_be_installed(self, tmp_path: Path) -> None:
+        absent(tmp_path, "flyte")
+
+        done = command("classes", "--sdk", "flyte", env={"PYTHONPATH": str(tmp_path)})
+
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr == "faultlens: flyte: not installed (pip install flyte)\n"
 
     def test_an_sdk_that_cannot_be_imported_is_told(self, tmp_path: Path) -> None:
         package(tmp_path, "flyte", "raise OSError('libfoo.so\\nis missing')")
@@ -208,7 +225,7 @@ class TestClasses:
         done = command("classes", env={"PYTHONPATH": str(tmp_path)})
 
         assert done.returncode == 0
-        expected = "faultlens classes: flyte: cannot be imported: OSError: libfoo.so is missing\n"
+        expected = "faultlens: flyte: cannot be imported: OSError: libfoo.so is missing\n"
         assert done.stderr == expected
 
     def test_without_an_sdk_there_is_nothing_to_list(self, tmp_path: Path) -> None:

@@ -100,7 +100,7 @@ class TestOtherContent:
 
         assert (done.returncode, done.stdout) == (1, "")
         expected = f"{tmp_path / RULES} has other content. --force overwrites"
-        assert done.stderr == f"faultlens dashboards: {expected}\n"
+        assert done.stderr == f"faultlens: {expected}\n"
         assert contents(tmp_path) == {RULES: "groups: []  # mine\n"}
 
     def test_of_several_files_is_one_line(self, tmp_path: Path) -> None:
@@ -195,7 +195,7 @@ class TestGrafanaUrl:
 
         assert (done.returncode, done.stdout) == (1, "")
         expected = "expected something like http://localhost:3000"
-        assert done.stderr == f"faultlens dashboards: --grafana-url {url!r}: {expected}\n"
+        assert done.stderr == f"faultlens: --grafana-url {url!r}: {expected}\n"
         assert contents(tmp_path) == {}
 
 
@@ -207,7 +207,7 @@ class TestDirectory:
         done = command("dashboards", str(file))
 
         assert (done.returncode, done.stdout) == (1, "")
-        assert done.stderr == f"faultlens dashboards: {file} is not a directory\n"
+        assert done.stderr == f"faultlens: {file} is not a directory\n"
 
     def test_with_a_file_in_the_way(self, tmp_path: Path) -> None:
         (tmp_path / "grafana").touch()
@@ -216,7 +216,7 @@ class TestDirectory:
 
         assert (done.returncode, done.stdout) == (1, "")
         assert re.fullmatch(
-            rf"faultlens dashboards: {tmp_path}/grafana\S*: (File exists|Not a directory)\n",
+            rf"faultlens: {tmp_path}/grafana\S*: (File exists|Not a directory)\n",
             done.stderr,
         )
 
@@ -226,7 +226,7 @@ class TestDirectory:
         done = command("dashboards", str(tmp_path))
 
         assert (done.returncode, done.stdout) == (1, "")
-        assert done.stderr == f"faultlens dashboards: {tmp_path / RULES}: Is a directory\n"
+        assert done.stderr == f"faultlens: {tmp_path / RULES}: Is a directory\n"
         assert contents(tmp_path) == {}
 
     @pytest.mark.skipif(
@@ -238,4 +238,4 @@ class TestDirectory:
         done = command("dashboards", str(tmp_path))
 
         assert (done.returncode, done.stdout) == (1, "")
-        assert done.stderr == f"faultlens dashboards: {tmp_path}/grafana: Permission denied\n"
+        assert done.stderr == f"faultlens: {tmp_path}/grafana: Permission denied\n"

@@ -18,8 +18,9 @@ import pytest
 from opentelemetry import _logs
 
 from tests import children
+from tests.servers import free_port
 from tests.test_cli import absent, command, package
-from tests.test_serve import serving
+from tests.test_serve import fail, serving
 
 
 class Report:
@@ -183,7 +184,7 @@ class TestSdks:
         report = doctor("--record", env={"PYTHONPATH": str(tmp_path)})
 
         assert report.status == 0
-        assert report.of("flyte") == [("warn", "not installed (pip install flyte)")]
+        assert report.of("flyte") == [("ok", "not installed (pip install flyte)")]
         assert len(report.of("record")) == 1
 
     def test_none_is_a_failure(self, tmp_path: Path) -> None:
@@ -370,10 +371,26 @@ class TestStore:
     def test_a_directory_that_can_be_used(self, tmp_path: Path) -> None:
         report = doctor("--record", env={"FAULTLENS_STORE": str(tmp_path / "store")})
         assert report.of("store") == [
-            ("ok", f"{tmp_path / 'store'}, with 0 series that are not 0"),
+            ("ok", f"{tmp_path / 'store'}: 0 failures counted"),
         ]
         again = doctor(env={"FAULTLENS_STORE": str(tmp_path / "store")})
         assert again.of("store") == report.of("store")  # a test failure is none
+
+    def test_counts_that_nothing_serves_are_told_with_where_to_see_them(
+        self, tmp_path: Path
+    ) -> None:
+        store, port = tmp_path / "store", {"OTEL_EXPORTER_PROMETHEUS_PORT": str(free_port())}
+        fail(store, 1)
+        env = {"FAULTLENS_STORE": str(store), **port}
+        assert doctor(env=env).of("store") == [
+            (
+                "ok",
+                f"{store}: 1 failure counted, and nothing serves the counts now; see them with: "
+                "faultlens top",
+            ),
+        ]
+        with serving(store, "--port", port["OTEL_EXPORTER_PROMETHEUS_PORT"]):
+            assert doctor(env=env).of("store") == [("ok", f"{store}: 1 failure counted")]
 
     def test_a_directory_that_cannot_be_used(self, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("")

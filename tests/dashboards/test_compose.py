@@ -313,7 +313,7 @@ class Native:
 
 @pytest.fixture(scope="module")
 def native(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Native]:
-    for package in ("flyte", "durable_workflow", "rich", "opentelemetry.exporter.otlp.proto.http"):
+    for package in ("flyte", "durable_workflow", "opentelemetry.exporter.otlp.proto.http"):
         pytest.importorskip(package)
     directory = tmp_path_factory.mktemp("native")
     for rules in SCRAPING["rule_files"]:

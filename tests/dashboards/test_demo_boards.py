@@ -13,9 +13,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from faultlens.commands.demo import workload
-from faultlens.commands.demo.scrape import KINDS, Scrape
 from tests.dashboards.histories import RULES
 from tests.dashboards.panels import Answer, Board, Panel, View, ask, board, boards
+from tests.scrape import KINDS, Scrape
 from tests.servers import Prometheus, Receiver, get, needs, prometheus, running, until
 
 pytestmark = needs("prometheus")
@@ -62,7 +62,7 @@ class Demo(NamedTuple):
     view: View
 
     def failures(self, label: str) -> Counter[str]:
-        """By a label of `faultlens.commands.demo.scrape.Row`."""
+        """By a label of `tests.scrape.Row`."""
         found: Counter[str] = Counter()
         for row in self.scrape.rows:
             found[getattr(row, label)] += row.count

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from faultlens.commands.demo import workload
-from faultlens.commands.demo.scrape import Scrape
+from tests.scrape import Scrape
 from tests.servers import Prometheus, needs, prometheus, running
 
 pytestmark = needs("prometheus")

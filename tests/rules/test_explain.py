@@ -46,7 +46,7 @@ def test_says_which_rule_on_which_line_decides(env: dict[str, str | None]) -> No
     assert reason.startswith(f"reason  storage  {by}")
     assert owner == "owner   -        nothing gives one"
     assert done.returncode == 0
-    assert done.stderr.startswith(f"faultlens explain: {cause} cannot be imported here, so its b")
+    assert done.stderr.startswith(f"faultlens: {cause} cannot be imported here, so its b")
 
 
 def test_the_sdk_decides_where_no_rule_does(env: dict[str, str | None]) -> None:
@@ -115,5 +115,5 @@ def test_an_unknown_name_is_one_line_with_a_suggestion(
     done = command("explain", *args)
 
     assert done.returncode == status
-    assert done.stderr.startswith(f"faultlens explain: {says}")
+    assert done.stderr.startswith(f"faultlens: {says}")
     assert done.stderr.count("\n") == 1

@@ -13,17 +13,36 @@ import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any, NoReturn
 
 import faultlens
 
 __all__ = ["main"]
 
-_DEMO_NEEDS = ("rich", "flyte", "durable_workflow")
+_DEMO_NEEDS = ("flyte", "durable_workflow")
 
 _DESCRIPTION = """\
 Whose fault is a failure? With FAULTLENS=1 in a process's environment, every exception that an
-SDK (Flyte, Durable Workflow and others) raises there is counted by class, by kind (user, system
-or unknown) and by worker, for Prometheus and on OpenTelemetry spans."""
+SDK (Flyte, Durable Workflow, Temporal or another) raises there is counted by class, by kind
+(system, unknown or user) and by worker, for Prometheus and on OpenTelemetry spans."""
+
+_TOP = """\
+Shows the failures that the programs of this host have counted, also those of programs that have
+ended. It only reads. Without a terminal it shows them once.
+
+Rows are grouped by kind, the most urgent first, and keep their places while counts change.
+keys: q quit; k kind; s SDK; o order (name, count, last minute, last seen); arrows, space scroll
+
+--url reads the /metrics of another host. There the worker of an issue, and when it was last seen,
+show only where the page leaves one answer.
+
+exit status: 0; 1 if the counts cannot be read."""
+
+_RESET = """\
+Forgets all that was counted in the store, after a question. Prometheus takes it for a restart.
+Refuses while a process counts there, since it would go on from its own counts.
+
+exit status: 0; 1 if nothing was forgotten though there was something."""
 
 _DOCTOR = """\
 Says for this environment whether faultlens is on, what it would do and what is in its way:
@@ -46,8 +65,12 @@ flyte.errors.RuntimeUserError with a cause:
 
 exit status: 0; 1 if there is no such class."""
 
-_KINDS = ("user", "system", "unknown")
+_KINDS = ("system", "unknown", "user")
 _FORMATS = ("plain", "kubernetes")
+
+_CLASSES = """\
+Every exception class of the installed SDKs, the kind that its failures get, and why.
+FAULTLENS_RULES and FAULTLENS_PROFILE are taken into account."""
 
 _DASHBOARDS = """\
 Writes what your own Grafana, Prometheus and Alertmanager load: the boards, how Grafana finds them
@@ -87,6 +110,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    if arguments.command == "top":
+        from faultlens.commands import top
+
+        return top.top(
+            url=arguments.url,
+            store=arguments.store,
+            once=arguments.once,
+            as_json=arguments.json,
+            only=top.Filter(arguments.kind, arguments.sdk),
+        )
+    if arguments.command == "reset":
+        from faultlens.commands import reset
+
+        return reset.reset(store=arguments.store, yes=arguments.yes)
     if arguments.command == "demo":
         return _demo(arguments)
     if arguments.command == "serve":
@@ -128,7 +165,7 @@ def _demo(arguments: argparse.Namespace) -> int:
     missing = [name for name in _DEMO_NEEDS if find_spec(name) is None]
     if missing:
         print(
-            f"faultlens demo: not installed: {', '.join(missing)}. pip install 'faultlens[demo]'",
+            f"faultlens: the demo needs {' and '.join(missing)}: pip install 'faultlens[demo]'",
             file=sys.stderr,
         )
         return 1
@@ -138,18 +175,38 @@ def _demo(arguments: argparse.Namespace) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="faultlens", description=_DESCRIPTION, formatter_class=_Raw
-    )
+    parser = _Parser(prog="faultlens", description=_DESCRIPTION)
     parser.add_argument("--version", action="version", version=f"faultlens {faultlens.__version__}")
     commands = parser.add_subparsers(dest="command", metavar="command")
 
-    demo = commands.add_parser(
-        "demo",
-        help="watch failures being counted, in example programs that run here",
-        description=_DEMO,
-        formatter_class=_Raw,
+    # Options of several commands.
+    store, port, as_json, filters = (_Parser(add_help=False) for _ in range(4))
+    store.add_argument(
+        "--store", metavar="DIR", help="the store (FAULTLENS_STORE, or the user's own)"
     )
+    port.add_argument(
+        "--port",
+        type=_port,
+        metavar="P",
+        help="where to serve /metrics, 0 for any (OTEL_EXPORTER_PROMETHEUS_PORT, or 9464)",
+    )
+    as_json.add_argument("--json", action="store_true", help="the same as JSON")
+    filters.add_argument("--kind", choices=_KINDS, default="", help="only this kind")
+    filters.add_argument("--sdk", default="", help="only this SDK, by its import name")
+
+    def add(name: str, brief: str, description: str, *parents: _Parser) -> _Parser:
+        return commands.add_parser(name, help=brief, description=description, parents=parents)
+
+    top = add("top", "what was counted, as a live table", _TOP, store, filters, as_json)
+    top.add_argument("--once", action="store_true", help="show it once and end")
+    top.add_argument(
+        "--url", default="", help="another host's /metrics, as http://node:9464, not the store"
+    )
+
+    reset = add("reset", "forget what was counted", _RESET, store)
+    reset.add_argument("--yes", action="store_true", help="do not ask")
+
+    demo = add("demo", "watch failures being counted, in example programs", _DEMO, port)
     demo.add_argument(
         "--once", action="store_true", help="go through the examples once, print the table, end"
     )
@@ -160,18 +217,11 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="how long to run (60); 0: until it is stopped",
     )
-    demo.add_argument(
-        "--port",
-        type=_port,
-        metavar="P",
-        help="where to serve /metrics, 0 for any (OTEL_EXPORTER_PROMETHEUS_PORT, or 9464)",
-    )
 
-    dashboards = commands.add_parser(
+    dashboards = add(
         "dashboards",
-        help="write the Grafana boards and the Prometheus rules, also for Kubernetes",
-        description=_DASHBOARDS,
-        formatter_class=_Raw,
+        "write the Grafana boards and the Prometheus rules, also for Kubernetes",
+        _DASHBOARDS,
     )
     dashboards.add_argument("directory", type=Path, metavar="DIR", help="where to write them")
     dashboards.add_argument(
@@ -190,31 +240,12 @@ def _parser() -> argparse.ArgumentParser:
         "--force", action="store_true", help="overwrite files with other content"
     )
 
-    serve = commands.add_parser(
-        "serve",
-        help="serve what all processes of this host have counted",
-        description=_SERVE,
-        formatter_class=_Raw,
-    )
+    serve = add("serve", "serve what all processes of this host have counted", _SERVE, store, port)
     serve.add_argument(
         "--host", help="where to serve /metrics (OTEL_EXPORTER_PROMETHEUS_HOST, or localhost)"
     )
-    serve.add_argument(
-        "--port",
-        type=_port,
-        metavar="P",
-        help="its port, 0 for any (OTEL_EXPORTER_PROMETHEUS_PORT, or 9464)",
-    )
-    serve.add_argument(
-        "--store", metavar="DIR", help="the store (FAULTLENS_STORE, or the user's own)"
-    )
 
-    doctor = commands.add_parser(
-        "doctor",
-        help="is it on, and does everything work",
-        description=_DOCTOR,
-        formatter_class=_Raw,
-    )
+    doctor = add("doctor", "is it on, and does everything work", _DOCTOR)
     doctor.add_argument(
         "--record",
         action="store_true",
@@ -222,27 +253,14 @@ def _parser() -> argparse.ArgumentParser:
         "scraped, but sent as a span if an exporter is configured",
     )
 
-    classes = commands.add_parser(
-        "classes",
-        help="every exception class of the installed SDKs, its kind and why",
-        description="Every exception class of the installed SDKs, the kind that its failures get, "
-        "and why. FAULTLENS_RULES and FAULTLENS_PROFILE are taken into account.",
+    classes = add(
+        "classes", "every exception class of the SDKs, its kind and why", _CLASSES, filters, as_json
     )
     classes.add_argument(
         "name", nargs="?", default="", metavar="CLASS", help="part of a class's name, or a glob"
     )
-    classes.add_argument(
-        "--kind", choices=_KINDS, default="", help="only those that can get this kind"
-    )
-    classes.add_argument("--sdk", default="", help="only those of this SDK, by its import name")
-    classes.add_argument("--json", action="store_true", help="the same as JSON")
 
-    explain = commands.add_parser(
-        "explain",
-        help="whose fault such a failure is, and which rule says so",
-        description=_EXPLAIN,
-        formatter_class=_Raw,
-    )
+    explain = add("explain", "whose fault a failure is, and why", _EXPLAIN, as_json)
     explain.add_argument(
         "name", metavar="CLASS", help="an SDK's exception class, or yours below it"
     )
@@ -251,23 +269,31 @@ def _parser() -> argparse.ArgumentParser:
     )
     explain.add_argument("--code", default="", help="its code")
     explain.add_argument("--message", default="", help="its message")
-    explain.add_argument("--json", action="store_true", help="the same as JSON")
     return parser
 
 
-class _Raw(argparse.RawDescriptionHelpFormatter):
-    """Keeps the line breaks of the descriptions above."""
+class _Parser(argparse.ArgumentParser):
+    """Keeps the line breaks of the descriptions above; its errors begin as all messages do."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **options)
+
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        self.exit(2, f"faultlens: {message}\n")
 
 
 def _seconds(text: str) -> float:
-    seconds = float(text)
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
     if not 0 <= seconds < 1e9:
         raise argparse.ArgumentTypeError(f"expected a number from 0 on, not {text}")
     return seconds or math.inf
 
 
 def _port(text: str) -> int:
-    port = int(text)
-    if not 0 <= port <= 65535:
+    if not (text.isdecimal() and int(text) <= 65535):
         raise argparse.ArgumentTypeError(f"expected a number from 0 to 65535, not {text}")
-    return port
+    return int(text)

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 
 from faultlens import rules, settings
+from faultlens.exposition.rows import plural
 from faultlens.rules import Rules
 from faultlens.rules.files import near
 from faultlens.sdks import Rule, Sdk, declared
@@ -55,13 +56,15 @@ def show(name: str = "", sdk: str = "", kind: str = "", *, as_json: bool) -> int
     chosen_by_user = settings.load()
     in_force = rules.load(chosen_by_user.rules, chosen_by_user.profile)
     known: list[str] = []
-    packages: list[str] = []
     found: list[tuple[Sdk, dict[str, Rule]]] = []
-    for loaded in load_sdks(in_force):
-        packages.append(loaded.package)
+    all_sdks = list(load_sdks(in_force))
+    packages = [loaded.package for loaded in all_sdks]
+    some = any(isinstance(loaded, Sdk) for loaded in all_sdks)
+    for loaded in all_sdks:
         if isinstance(loaded, NotLoaded):
-            if sdk in ("", loaded.package):
-                print(f"faultlens classes: {loaded}", file=sys.stderr)
+            # To have one of the SDKs is enough, unless the other is asked for.
+            if sdk == loaded.package or (not sdk and (loaded.installed or not some)):
+                print(f"faultlens: {loaded}", file=sys.stderr)
         elif sdk in ("", loaded.package):
             known.extend(loaded.classes)
             chosen = {
@@ -72,7 +75,7 @@ def show(name: str = "", sdk: str = "", kind: str = "", *, as_json: bool) -> int
             found.append((loaded, chosen))
     if sdk and sdk not in packages:
         listed = ", ".join(packages)
-        print(f"faultlens classes: there is no SDK {sdk}; there are {listed}", file=sys.stderr)
+        print(f"faultlens: there is no SDK {sdk}; there are {listed}", file=sys.stderr)
         return 1
     if known and not any(chosen for _, chosen in found):
         of_kind = f" of kind {kind}" if kind else ""
@@ -80,10 +83,13 @@ def show(name: str = "", sdk: str = "", kind: str = "", *, as_json: bool) -> int
             near(name, known) if name and not any(_has_name(full, name) for full in known) else ""
         )
         called = f" called {name}" if name else ""
-        print(f"faultlens classes: there is no class{called}{of_kind}{hint}", file=sys.stderr)
+        print(f"faultlens: there is no class{called}{of_kind}{hint}", file=sys.stderr)
         return 1
     found = [(loaded, chosen) for loaded, chosen in found if chosen]
-    print(_as_json(found) if as_json else "\n\n".join(_as_text(*each) for each in found))
+    if as_json:
+        print(_as_json(found))
+    elif found:
+        print("\n\n".join(_as_text(*each) for each in found))
     return 0 if found else 1
 
 
@@ -126,8 +132,8 @@ def _as_text(sdk: Sdk, chosen: dict[str, Rule]) -> str:
         f"  {name:{wide[0]}}  {kinds:{wide[1]}}  {reason:{wide[2]}}  {why}"
         for name, kinds, reason, why in rows
     )
-    number = f"{len(rows)} {'class' if len(rows) == 1 else 'classes'}"
-    return "\n".join((f"{sdk.distribution} {sdk.version}: {number}", *lines))
+    title = f"{sdk.distribution} {sdk.version}: {plural(len(rows), 'class')}"
+    return "\n".join((title, *lines))
 
 
 def _as_json(found: list[tuple[Sdk, dict[str, Rule]]]) -> str:

@@ -64,11 +64,11 @@ def write(directory: Path, grafana_url: str, *, format: str = "plain", force: bo
         files = _files(directory, grafana_url, format)
         written = _write(files, force)
     except _Refused as error:
-        print(f"faultlens dashboards: {error}", file=sys.stderr)
+        print(f"faultlens: {error}", file=sys.stderr)
         return 1
     except OSError as error:
         where = error.filename or directory
-        print(f"faultlens dashboards: {where}: {error.strerror or error}", file=sys.stderr)
+        print(f"faultlens: {where}: {error.strerror or error}", file=sys.stderr)
         return 1
     for path in files:
         print("wrote" if path in written else "same ", path)

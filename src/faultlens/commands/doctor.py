@@ -26,10 +26,11 @@ from typing import Any
 import faultlens
 from faultlens import pipeline, rules, scrub, series, startup
 from faultlens import settings as settings_module
-from faultlens.commands import endpoint
+from faultlens.commands import endpoint, screen
 from faultlens.commands.classes import load_sdks
 from faultlens.exposition import sheets
 from faultlens.exposition.ledgers import Ledgers
+from faultlens.exposition.rows import counted, plural
 from faultlens.pipeline import Pipeline
 from faultlens.rules import checking
 from faultlens.sdks import Sdk
@@ -183,7 +184,7 @@ def _sdks(loaded: list[Sdk]) -> Iterator[Check]:
         else:
             missing.append(sdk)
     for absent in missing:  # to have one of them is enough
-        yield Check(Mark.WARN if loaded else Mark.FAIL, absent.package, absent.why)
+        yield Check(Mark.OK if loaded else Mark.FAIL, absent.package, absent.why)
 
 
 def _rules(settings: Settings, sdks: list[Sdk]) -> Iterator[Check]:
@@ -194,11 +195,11 @@ def _rules(settings: Settings, sdks: list[Sdk]) -> Iterator[Check]:
         except rules.RulesError as error:
             yield Check(Mark.FAIL, "rules", f"{error} The built-in rules stay in force.")
         else:
-            text = f"FAULTLENS_RULES={settings.rules}: {_number(list(files[0]), 'rule')}"
+            text = f"FAULTLENS_RULES={settings.rules}: {plural(len(list(files[0])), 'rule')}"
             yield Check(Mark.OK, "rules", text)
     if settings.profile:
         files.append(rules.profile(settings.profile))
-        text = f"FAULTLENS_PROFILE={settings.profile}: {_number(list(files[-1]), 'rule')}"
+        text = f"FAULTLENS_PROFILE={settings.profile}: {plural(len(list(files[-1])), 'rule')}"
         yield Check(Mark.OK, "rules", text)
     if not (settings.rules or settings.profile):
         text = "the built-in ones: neither FAULTLENS_RULES nor FAULTLENS_PROFILE is set"
@@ -256,14 +257,20 @@ def _store(settings: Settings) -> tuple[Ledgers | None, Check]:
         with sheets.opened(settings.store, make=True):
             pass
         store = Ledgers(settings.store, None, problems.append)
-        counted = sum(1 for count in store.read().counts.values() if count.number)
+        failures = counted(store.read().counts).total
     except OSError as error:
         text = f"{error}: counts would live in their process's memory"
         return None, Check(Mark.FAIL, "store", text)
     if problems:
         return store, Check(Mark.WARN, "store", "; ".join(problems))
-    text = f"{settings.store.directory}, with {counted} series that are not 0"
+    text = f"{settings.store.directory}: {plural(failures, 'failure')} counted"
+    if failures and endpoint.store_served(_url(settings)) != store.identity:
+        text += ", and nothing serves the counts now; see them with: faultlens top"
     return store, Check(Mark.OK, "store", text)
+
+
+def _url(settings: Settings) -> str:
+    return endpoint.metrics_url(settings.host, settings.port)
 
 
 def _metrics(settings: Settings, store: Ledgers | None) -> Check:
@@ -280,7 +287,7 @@ def _metrics(settings: Settings, store: Ledgers | None) -> Check:
     if error.errno != errno.EADDRINUSE:
         why = error.strerror or error
         return Check(Mark.FAIL, "/metrics", f"cannot be served on {where}: {why}")
-    served = endpoint.store_served(endpoint.metrics_url(settings.host, settings.port))
+    served = endpoint.store_served(_url(settings))
     if store is not None and served == store.identity:
         return Check(Mark.OK, "/metrics", f"served on {where} by another process, for all")
     cure = "Another process needs an OTEL_EXPORTER_PROMETHEUS_PORT of its own"
@@ -485,7 +492,7 @@ def _recorded(sdk: Sdk, new: dict[tuple[str, ...], int], warnings: list[str]) ->
         text = f"{name}: counted once, kind {kind}, worker {worker}"
         return Check(Mark.FAIL if reason else Mark.OK, "record", " as ".join((text, *reason)))
     times = int(sum(new.values()))
-    text = f"a test failure of {sdk.package} was counted {times} times, expected once"
+    text = f"a test failure of {sdk.package} was counted {plural(times, 'time')}, expected once"
     return Check(Mark.FAIL, "record", "; ".join((text, *warnings)))
 
 
@@ -512,11 +519,7 @@ def _warnings() -> Iterator[list[str]]:
 
 
 def _coloured(text: str, mark: Mark) -> str:
-    if not sys.stdout.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
+    if not screen.colours(sys.stdout):
         return text
     colour = {Mark.OK: 32, Mark.WARN: 33, Mark.FAIL: 31}[mark]
     return f"\x1b[{colour}m{text}\x1b[0m"
-
-
-def _number(things: list[Any], name: str) -> str:
-    return f"{len(things)} {name}{'' if len(things) == 1 else 's'}"

@@ -36,12 +36,12 @@ def explain(name: str, cause: str, code: str, message: str, *, as_json: bool) ->
     found = _find(name, known, sdks)
     if found is None:
         hint = near(name, known) if known else ": no SDK is installed"
-        print(f"faultlens explain: no SDK has the class {name}{hint}", file=sys.stderr)
+        print(f"faultlens: no SDK has the class {name}{hint}", file=sys.stderr)
         return 1
     if cause and _import(cause) is None:
         # That of another process may have it.
         note = f"{cause} cannot be imported here, so its bases are not known{_hint(cause)}"
-        print(f"faultlens explain: {note}", file=sys.stderr)
+        print(f"faultlens: {note}", file=sys.stderr)
     rows = list(_rows(*found, in_force, cause, code, message))
     rows += _suppressed(found[1], chosen.suppress, in_force, cause)
     if as_json:

@@ -1,7 +1,7 @@
-"""``faultlens demo``: starts the example programs, and shows what their ``/metrics`` says.
+"""``faultlens demo``: starts the example programs, and shows what they count.
 
 The examples run in a child process of their own, with FAULTLENS=1, exactly as a user's program
-would. What is shown here comes over HTTP from its ``/metrics``, as it would come to Prometheus.
+would, and with a store of their own. What is shown here is what ``faultlens top`` would show of it.
 """
 
 from __future__ import annotations
@@ -14,21 +14,20 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
-from types import FrameType
-
-from rich.console import Console, RenderableType
-from rich.live import Live
+from pathlib import Path
 
 from faultlens import settings
-from faultlens.commands import endpoint
+from faultlens.commands import endpoint, screen, top
 from faultlens.commands.demo import workload
-from faultlens.commands.demo.scrape import Scrape, parse
-from faultlens.commands.demo.table import View
-from faultlens.settings import Settings
+from faultlens.commands.scrape import parse
+from faultlens.commands.table import View
+from faultlens.exposition.ledgers import Ledgers
+from faultlens.exposition.rows import Counted, counted, rest
+from faultlens.settings import Settings, StorePath
 
 __all__ = ["demo"]
 
@@ -54,21 +53,25 @@ def demo(*, once: bool, seconds: float, port: int | None) -> int:
     seconds: how long; infinity for until it is stopped.
     port: where to serve /metrics; None for what the environment says.
     """
-    # Not FORCE_COLOR, for one, makes a terminal of a file.
-    own = settings.load()
-    console = Console(highlight=False, force_terminal=None if sys.stdout.isatty() else False)
     try:
-        with _ending_by_signals(), Child(own, once, port) as child:
-            with console.status(_BUSY[once], spinner="line"):
-                child.wait_until_ready()
-                if once:
-                    child.wait_until_done()
-            scrape = child.scrape() if once else _run(child, console, seconds)
-    except DemoError as error:
-        print(f"faultlens demo: {error}", file=sys.stderr)
+        with (
+            screen.ending_by_signals(),
+            tempfile.TemporaryDirectory(prefix="faultlens-demo-") as store,
+            Child(settings.load(), once, port, Path(store)) as child,
+        ):
+            if sys.stdout.isatty():
+                print(_BUSY[once], flush=True)
+            child.wait_until_ready()
+            if once:
+                child.wait_until_done()
+            else:
+                _show(child, seconds)
+            found, info = child.counted(), child.info()
+    except (DemoError, OSError) as error:
+        print(f"faultlens: {error}", file=sys.stderr)
         return 1
-    console.print(_final(scrape, console, own), soft_wrap=True)
-    return 1 if once and not scrape.total else 0
+    print("\n".join(top.printed(found, _final(found, info))))
+    return 1 if once and not found.total else 0
 
 
 class Child:
@@ -77,9 +80,12 @@ class Child:
     own: where the user's own programs would serve /metrics.
     once: whether it goes through the examples once, as fast as they go.
     port: where this one does; None for the same.
+    store: where this one counts: the examples' failures are none of this host's.
     """
 
-    def __init__(self, own: Settings, once: bool, port: int | None) -> None:
+    def __init__(self, own: Settings, once: bool, port: int | None, store: Path) -> None:
+        self._store = store
+        self._ledgers = Ledgers(StorePath(store, private=True), None, _nobody_minds)
         self.host = own.host
         self.port = own.port if port is None else port
         self.url = ""
@@ -94,7 +100,8 @@ class Child:
         error = endpoint.bind_error(self.host, self.port)
         if error is not None and error.errno == errno.EADDRINUSE:
             where = endpoint.address(self.host, self.port)
-            print(f"{where} is taken; the demo serves /metrics on a free port.", file=sys.stderr)
+            message = f"{where} is taken; the demo serves /metrics on another port"
+            print(f"faultlens: {message}.", file=sys.stderr)
             self.port = 0
         self._start()
         return self
@@ -102,10 +109,15 @@ class Child:
     def __exit__(self, *exc_info: object) -> None:
         self._stop()
 
-    def scrape(self) -> Scrape:
-        """Ask /metrics."""
+    def counted(self) -> Counted:
+        """What the examples have counted. Raises DemoError if they have ended."""
+        self._must_run()
+        return counted(self._ledgers.read().counts)
+
+    def info(self) -> dict[str, str]:
+        """The labels of faultlens_info, as /metrics has them."""
         try:
-            return parse(endpoint.fetch(self.url))
+            return parse(endpoint.fetch(self.url)).info
         except OSError as error:
             self._must_run(within=1.0)
             raise DemoError(f"{self.url} does not answer: {error}") from error
@@ -122,6 +134,12 @@ class Child:
     def wait_until_done(self) -> None:
         """Wait until the examples have ended; /metrics is still served then."""
         self._wait_for(self._done)
+
+    def run_for(self, seconds: float) -> None:
+        """Wait for some seconds; raises DemoError if it ends before."""
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            self._must_run(within=min(1.0, left))
 
     def _start(self) -> None:
         module = (sys.executable, "-m", "faultlens.commands.demo.workload")
@@ -142,7 +160,7 @@ class Child:
             **os.environ,
             "FAULTLENS": "1",
             "FAULTLENS_PROFILE": "operator",
-            "FAULTLENS_STORE": "off",  # the examples' failures are none of this host's
+            "FAULTLENS_STORE": str(self._store),
             "OTEL_EXPORTER_PROMETHEUS_PORT": str(self.port),
             "PYTHONIOENCODING": "utf-8",
         }
@@ -202,68 +220,49 @@ class Child:
         process.stdin.close()
 
 
-def _run(child: Child, console: Console, seconds: float) -> Scrape:
-    """Show what is counted for some seconds, or until Ctrl-C; returns the last of it."""
-    window = console.is_interactive
-    if not window:
-        limit = f"for {seconds:g} seconds;" if seconds < math.inf else "until"
-        console.print(f"{child.url} {limit} Ctrl-C ends it.", soft_wrap=True)
-    started = time.monotonic()
-    with contextlib.suppress(KeyboardInterrupt), _live(console, window) as live:
-        while (passed := time.monotonic() - started) < seconds:
-            scrape = child.scrape()
-            if window:
-                live.update(_current(scrape, console, child.url, passed, seconds), refresh=True)
-            time.sleep(min(1.0, seconds - passed))
-    return child.scrape()
+def _show(child: Child, seconds: float) -> None:
+    """Show what is counted for some seconds, or until somebody quits."""
+    with contextlib.suppress(KeyboardInterrupt):
+        if sys.stdout.isatty():
+            foot = _Foot(child.url, seconds)
+            top.watch(child.counted, foot, "", seconds=seconds)
+        else:
+            limit = f"for {seconds:g} seconds;" if seconds < math.inf else "until"
+            print(f"{child.url} {limit} Ctrl-C ends it.", flush=True)
+            child.run_for(seconds)
 
 
-def _live(console: Console, window: bool) -> Live:
-    return Live(console=console, screen=window, auto_refresh=False, vertical_overflow="crop")
+class _Foot:
+    """The lines below the live table."""
+
+    def __init__(self, url: str, seconds: float) -> None:
+        self._url = url
+        self._seconds = seconds
+        self._started = time.monotonic()
+
+    def __call__(self, view: View, found: Counted) -> list[str]:
+        passed = time.monotonic() - self._started
+        limited = self._seconds < math.inf
+        left = f"{max(0.0, self._seconds - passed):.0f} s left" if limited else "no limit"
+        return [
+            *rest(found),
+            f"/metrics  {self._url}",
+            f"PromQL    {QUERY}",
+            view.progress(passed / self._seconds, left),
+        ]
 
 
-def _current(
-    scrape: Scrape, console: Console, url: str, passed: float, seconds: float
-) -> RenderableType:
-    view = _view(console, console.height)
-    left = f"{seconds - passed:.0f} s left, " if seconds < math.inf else ""
-    below = (
-        f"/metrics  {url}",
-        f"PromQL    {QUERY}",
-        view.progress(passed / seconds, f"{left}Ctrl-C ends"),
-    )
-    return view.report(scrape, below)
-
-
-def _final(scrape: Scrape, console: Console, own: Settings) -> RenderableType:
-    info = dict(scrape.info)
+def _final(found: Counted, info: dict[str, str]) -> list[str]:
     names = ("flyte", "durable_workflow")
     versions = ", ".join(f"{name} {info[name]}" for name in names if name in info)
-    below = (
+    return [
+        *rest(found),
         f"seen in   {versions}, Python {info.get('python')}",
         "your own  FAULTLENS=1 python your_program.py",
-        f"/metrics  {endpoint.metrics_url(own.host, own.port)}, while it runs",
+        "then      faultlens top",
         f"PromQL    {QUERY}",
-    )
-    return _view(console, None).report(scrape, below)
+    ]
 
 
-def _view(console: Console, height: int | None) -> View:
-    ascii_only = console.options.ascii_only
-    return View(width=console.width, now=time.time(), height=height, ascii=ascii_only)
-
-
-@contextlib.contextmanager
-def _ending_by_signals() -> Iterator[None]:
-    """Have SIGTERM end the demo as Ctrl-C does; afterwards both are what they were."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    signals = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.signal(number, interrupt) for number in signals}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def _nobody_minds(reason: str) -> None:
+    """A file of the store cannot be read, perhaps since it is going."""

@@ -9,7 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 __all__ = ["KINDS", "Row", "Scrape", "parse"]
 
-KINDS = ("system", "user", "unknown")
+KINDS = ("system", "unknown", "user")
 """In the order of urgency."""
 
 
