@@ -67,10 +67,12 @@ class Record:
         """Seconds since 1970."""
         self.message = guard.message(exc, MESSAGE_LIMIT) if settings.messages else None
         """None if messages are turned off."""
-        self.stack = _stack(exc, frame) if settings.stacktraces else None
+        depth = FRAME_LIMIT if settings.stacktraces else 1 if settings.log is not None else 0
+        stack = _stack(exc, frame, depth)
+        self.stack = stack if settings.stacktraces else None
         """The raising frame last; None if stack traces are turned off."""
-        self.site = self.stack[-1:] if self.stack is not None else _stack(exc, frame)[-1:]
-        """The raising frame; empty if it is unknown."""
+        self.site = stack[-1:]
+        """The raising frame; empty if it is unknown, or of no interest."""
         self.context = context
         """The ids of the span that was current, an ``opentelemetry.trace.SpanContext``, if any."""
         self.ended = ended
@@ -169,8 +171,8 @@ def ours(failure: Failure) -> dict[str, str]:
     return found
 
 
-def _stack(exc: BaseException, frame: FrameType | None) -> list[Place]:
-    """The call stack.
+def _stack(exc: BaseException, frame: FrameType | None, limit: int) -> list[Place]:
+    """The innermost frames of the call stack, `limit` at most.
 
     At a raise the exception's own traceback has one entry, so it is the raising frame's callers
     that tell; where that frame is gone, the traceback is whole.
@@ -178,7 +180,7 @@ def _stack(exc: BaseException, frame: FrameType | None) -> list[Place]:
     places: list[Place] = []
     if frame is not None:
         callers: FrameType | None = frame
-        while callers is not None and len(places) < FRAME_LIMIT:
+        while callers is not None and len(places) < limit:
             code = callers.f_code
             places.append((code.co_filename, callers.f_lineno, code.co_name))
             callers = callers.f_back
@@ -189,4 +191,4 @@ def _stack(exc: BaseException, frame: FrameType | None) -> list[Place]:
         code = entry.tb_frame.f_code
         places.append((code.co_filename, entry.tb_lineno, code.co_name))
         entry = entry.tb_next
-    return list(islice(places, max(0, len(places) - FRAME_LIMIT), None))
+    return list(islice(places, max(0, len(places) - limit), None))
