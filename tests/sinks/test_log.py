@@ -108,12 +108,12 @@ def test_what_ends_the_program_is_an_error() -> None:
     assert [line["severity_text"] for line in written] == ["ERROR"]
 
 
-def test_what_reports_the_end_of_an_activity_is_an_error_though_it_is_handled() -> None:
+def test_what_reports_the_end_of_a_workflow_is_an_error_though_it_is_handled() -> None:
     (line,) = lines("""
         from durable_workflow import errors
         try:
-            raise errors.ActivityFailed("m", exception_type="ValueError")
-        except errors.ActivityFailed:
+            raise errors.WorkflowFailed("m", "ValueError")
+        except errors.WorkflowFailed:
             pass
     """)
     assert (line["faultlens.code"], line["severity_text"]) == ("ValueError", "ERROR")
