@@ -62,6 +62,16 @@ def installed() -> bool:
     return _finder in sys.meta_path
 
 
+def elsewhere() -> bool:
+    """Whether another copy of this package watches already.
+
+    A sandbox imports the program's modules anew, and so us: that of Temporal's workflows does.
+    """
+    return any(
+        type(finder).__module__ == __name__ and finder is not _finder for finder in sys.meta_path
+    )
+
+
 def expect(errors_modules: Iterable[str]) -> None:
     """Watch for SDKs of which no entry point tells."""
     names = set(errors_modules)

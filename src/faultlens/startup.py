@@ -61,6 +61,8 @@ def enable() -> None:
     try:
         from faultlens import imports
 
+        if imports.elsewhere():
+            return
         _declare()
         imports.install(_imported)
     except Exception as error:

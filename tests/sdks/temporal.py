@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from temporalio.api.testservice.v1 import LockTimeSkippingRequest, UnlockTimeSkippingRequest
 from temporalio.client import Client
 from temporalio.worker import Worker
@@ -22,11 +23,13 @@ from tests.sdks import temporal_workflows
 from tests.servers import needs
 
 __all__ = [
+    "ADDRESS",
     "JARS",
     "QUEUE",
     "connected",
     "is_missing",
     "needs_server",
+    "one_server",
     "skipping_time",
     "until",
     "working",
@@ -38,6 +41,9 @@ JARS = Path(
     os.environ.get("TEMPORAL_TEST_SERVER") or HERE.parents[1] / ".venv/tools/temporal-test-server"
 )
 """The jars of io.temporal:temporal-test-server: see temporal_server/pom.xml."""
+
+
+ADDRESS = "TEMPORAL_TEST_ADDRESS"
 
 
 def needs_server(test: Any) -> Any:
@@ -53,7 +59,12 @@ def is_missing() -> bool:
 
 @functools.cache
 def server() -> str:
-    """The address of the server of this process. It ends with the process, as its stdin closes."""
+    """The address of the server of this process, or of the one that started it.
+
+    It ends with the process that started it, as its stdin closes.
+    """
+    if address := os.environ.get(ADDRESS):
+        return address
     process = subprocess.Popen(
         ["java", "-cp", f"{JARS}/*", str(HERE / "temporal_server/TemporalServer.java")],
         stdin=subprocess.PIPE,
@@ -75,6 +86,13 @@ _servers: list[subprocess.Popen[str]] = []
 async def connected(**options: Any) -> Client:
     """A client of the server."""
     return await Client.connect(server(), **options)
+
+
+@pytest.fixture(autouse=True)
+def one_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The programs that a test starts share this process's server."""
+    if not is_missing():
+        monkeypatch.setenv(ADDRESS, server())
 
 
 @contextlib.asynccontextmanager

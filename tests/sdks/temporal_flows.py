@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import itertools
 import logging
+import os
 import sys
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import timedelta
@@ -79,7 +80,11 @@ def called(outcome: str, *, of: str = "calling") -> dict[str, int]:
 
 async def start(client: Client, name: str, *args: Any, **options: Any) -> WorkflowHandle[Any, Any]:
     return await client.start_workflow(
-        name, args=args, id=options.pop("id", f"run-{next(_ids)}"), task_queue=QUEUE, **options
+        name,
+        args=args,
+        id=options.pop("id", f"run-{os.getpid()}-{next(_ids)}"),
+        task_queue=QUEUE,
+        **options,
     )
 
 

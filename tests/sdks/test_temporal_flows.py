@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from tests.sdks.flows import outcomes
-from tests.sdks.temporal import needs_server
+from tests.sdks.temporal import needs_server, one_server
+
+__all__ = ["one_server"]
 
 
 @needs_server

@@ -108,7 +108,7 @@ _IN_A_WORKFLOW = frozenset(_ENDS) - {"encode_failure"}
 _OF_A_TASK = frozenset({"activate", "_handle_activation"})
 _ANSWERS = frozenset({"run_update", "run_query"})
 
-_NONDETERMINISM = 3
+NONDETERMINISM = 3
 """The reason of an eviction; checked against the SDK's enum by a test."""
 _OF_ONE_PROCESS = re.compile(r"\d+@.*")
 """The identity that a client has if the user chose none: process and host."""
@@ -416,7 +416,7 @@ class Hooks:
                 continue
             evicted = job.remove_from_cache
             # Without a worker it is a Replayer's, which raises the exception itself.
-            if evicted.reason == _NONDETERMINISM and _worker.get() is not None:
+            if evicted.reason == NONDETERMINISM and _worker.get() is not None:
                 cls = self._class("NondeterminismError")
                 if self._is_first("task", act.run_id, cls):
                     _raised(cls(evicted.message), recorder)
