@@ -64,13 +64,14 @@ def test_a_test_failure_of_each_sdk_is_counted_once() -> None:
     assert doctor("--record").of("record") == [
         ("ok", "flyte.errors.RuntimeSystemError: counted once, kind system, worker w"),
         ("ok", "durable_workflow.errors.NonRetryableError: counted once, kind user, worker w"),
+        ("ok", "temporalio.exceptions.ApplicationError: counted once, kind user, worker w"),
     ]
 
 
 def test_records_even_where_it_is_off() -> None:
     report = doctor("--record", env={"FAULTLENS": None})
 
-    assert [mark for mark, _ in report.of("record")] == ["ok", "ok"]
+    assert [mark for mark, _ in report.of("record")] == ["ok", "ok", "ok"]
     assert report.status == 1
 
 
@@ -147,7 +148,7 @@ class TestStartUp:
     def test_enabled_by_hand_it_would_count_there_too(self, bare_python: str) -> None:
         report = self.run(bare_python, "--record")
 
-        assert [mark for mark, _ in report.of("record")] == ["ok", "ok"], report.output
+        assert [mark for mark, _ in report.of("record")] == ["ok", "ok", "ok"], report.output
 
 
 class TestSdks:
@@ -185,15 +186,17 @@ class TestSdks:
 
         assert report.status == 0
         assert report.of("flyte") == [("ok", "not installed (pip install flyte)")]
-        assert len(report.of("record")) == 1
+        assert len(report.of("record")) == 2
 
     def test_none_is_a_failure(self, tmp_path: Path) -> None:
         absent(tmp_path, "flyte")
         absent(tmp_path, "durable_workflow")
+        absent(tmp_path, "temporalio")
 
         report = doctor("--record", env={"PYTHONPATH": str(tmp_path)})
 
-        assert report.failed() == ["flyte", "durable_workflow", "record"]
+        *sdks, record = report.failed()
+        assert (sorted(sdks), record) == (["durable_workflow", "flyte", "temporalio"], "record")
 
     def test_one_that_is_broken_is_a_failure(self, tmp_path: Path) -> None:
         package(tmp_path, "flyte", "import a_module_that_it_needs")
@@ -308,7 +311,7 @@ class TestMetrics:
     def test_a_taken_port_does_not_keep_a_failure_from_being_counted(self, port: str) -> None:
         report = doctor("--record", env={"OTEL_EXPORTER_PROMETHEUS_PORT": port})
 
-        assert [mark for mark, _ in report.of("record")] == ["ok", "ok"]
+        assert [mark for mark, _ in report.of("record")] == ["ok", "ok", "ok"]
 
     def test_a_port_where_faultlens_serves_already(self) -> None:
         program = """

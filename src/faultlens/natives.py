@@ -1,4 +1,4 @@
-"""The interpreter's own clocks, threads, locks and sockets, even if the host patches them.
+"""The interpreter's own clocks, threads, locks, sockets and modules, even if the host patches them.
 
 gevent and eventlet replace functions in the standard modules, perhaps before faultlens is imported.
 freezegun and ``patch("time.time")`` replace them later, freezegun in every module that has them. A
@@ -7,6 +7,7 @@ second instance of a built-in module has its own functions, which none of these 
 
 from __future__ import annotations
 
+import sys
 from _socket import close, getaddrinfo, socket
 from collections.abc import Callable, Mapping
 from importlib import import_module
@@ -23,6 +24,7 @@ __all__ = [
     "close",
     "get_ident",
     "getaddrinfo",
+    "modules",
     "monotonic",
     "pristine",
     "sleep",
@@ -31,6 +33,10 @@ __all__ = [
     "time",
     "wait",
 ]
+
+
+modules = sys.modules
+"""Those of the program. In a sandbox, as Temporal runs workflows in, `sys.modules` has others."""
 
 
 def pristine(name: str) -> Any:

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from importlib import import_module
 from typing import Any
 
-from faultlens import guard
+from faultlens import guard, natives
 
 __all__ = ["MESSAGE_LIMIT", "Globs", "expression", "full_name", "is_glob", "loaded_class"]
 
@@ -53,9 +53,9 @@ def full_name(name: str) -> str:
 def loaded_class(name: str) -> type[BaseException] | None:
     """The exception class with this full name, if its module is imported. Runs no user code."""
     module = name.rpartition(".")[0] or "builtins"
-    while module and module not in sys.modules:
+    while module and module not in natives.modules:
         module = module.rpartition(".")[0]  # a class may be nested in another one
-    found: Any = sys.modules.get(module)
+    found: Any = natives.modules.get(module)
     for part in name.removeprefix(f"{module}.").split("."):
         found = guard.attribute(found, part)
     if not issubclass(type(found), type):  # not isinstance, which reads a proxy's __class__

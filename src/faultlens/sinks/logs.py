@@ -22,13 +22,12 @@ from __future__ import annotations
 import atexit
 import inspect
 import logging
-import sys
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
-from faultlens import interpreter
+from faultlens import interpreter, natives
 from faultlens.background import Patience, no_fork
 from faultlens.scrub import Scrub
 from faultlens.settings import Settings
@@ -142,7 +141,7 @@ class LogRecords:
 
         Asked in public, OpenTelemetry 1.20 sets one, and a later one may load one.
         """
-        internal = sys.modules.get(f"{API}._internal")
+        internal = natives.modules.get(f"{API}._internal")
         provider = getattr(internal, "_LOGGER_PROVIDER", None)
         return None if type(provider).__name__ == "NoOpLoggerProvider" else provider
 
@@ -201,7 +200,7 @@ def _emit(logger: Any, record: Record, scrub: Scrub) -> None:
     if _takes_fields(kind):
         logger.emit(**fields)
         return
-    sdk: Any = sys.modules.get("opentelemetry.sdk._logs")
+    sdk: Any = natives.modules.get("opentelemetry.sdk._logs")
     if hasattr(sdk, "LogRecord"):  # its exporters want the resource in it
         logger.emit(sdk.LogRecord(**fields, resource=getattr(logger, "resource", None)))
     else:

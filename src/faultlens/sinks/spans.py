@@ -16,13 +16,12 @@ from __future__ import annotations
 
 import atexit
 import logging
-import sys
 from collections import deque
 from collections.abc import Callable, Mapping
 from types import FrameType, ModuleType
 from typing import Any, NamedTuple
 
-from faultlens import guard
+from faultlens import guard, natives
 from faultlens.background import Patience, no_fork
 from faultlens.failure import Failure
 from faultlens.identity import IdentityMap
@@ -87,7 +86,7 @@ class Spans:
 
     def current(self) -> Span | None:
         """The current span; None where the program has no tracing at all."""
-        trace = sys.modules.get("opentelemetry.trace")
+        trace = natives.modules.get("opentelemetry.trace")
         get_current_span = getattr(trace, "get_current_span", None)  # None: half-imported
         return get_current_span() if get_current_span is not None else None
 
@@ -175,7 +174,7 @@ class Spans:
 
     def _provider(self) -> Any:
         """What makes spans of our own: the program's provider, or the environment's exporters."""
-        trace = sys.modules.get("opentelemetry.trace")
+        trace = natives.modules.get("opentelemetry.trace")
         if trace is not None:
             provider = trace.get_tracer_provider()
             if not isinstance(provider, trace.ProxyTracerProvider):
@@ -274,7 +273,7 @@ def _within_opentelemetry(frame: FrameType | None) -> bool:
 
 
 def _make(tracer: Any, waiting: _Waiting, scrub: Scrub) -> None:
-    trace = sys.modules["opentelemetry.trace"]
+    trace = natives.modules["opentelemetry.trace"]
     moment = int(waiting.record.moment * 1e9)
     parent = trace.set_span_in_context(waiting.parent or trace.INVALID_SPAN)
     span = tracer.start_span("exception", context=parent, start_time=moment)

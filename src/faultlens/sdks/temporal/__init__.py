@@ -54,6 +54,9 @@ class Temporal(Sdk):
             if _ROOT in map(guard.class_name, guard.mro(cls))
         }
 
+    def trial(self) -> BaseException:
+        return self.classes["temporalio.exceptions.ApplicationError"]("a test failure")
+
     def was_raised(self, exc: BaseException) -> bool:
         return not self._hooks.is_made_by_the_converter(exc)
 
