@@ -105,7 +105,11 @@ def _load(errors_module: str, in_force: Rules) -> Sdk:
     try:
         sdk = adapter(importlib.import_module(errors_module), in_force)
         for name in adapter.errors_modules:
-            sdk.learn(importlib.import_module(name))
+            try:
+                sdk.learn(importlib.import_module(name))
+            except ModuleNotFoundError as error:
+                if error.name != name:  # it is not that this version lacks the module
+                    raise
         return sdk
     except ModuleNotFoundError as error:
         if error.name == adapter.package:

@@ -33,6 +33,7 @@ class Temporal(Sdk):
         "temporalio.service",
         "temporalio.client",
         "temporalio.client._exceptions",
+        "temporalio.client._nexus",
         "temporalio.workflow",
         "temporalio.workflow._exceptions",
     )
