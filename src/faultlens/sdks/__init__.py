@@ -213,8 +213,10 @@ class Sdk:
     distribution: ClassVar[str]
     """The name on the package index."""
     errors_modules: ClassVar[tuple[str, ...]]
-    """The modules that declare the SDK's exceptions. The entry point names one of them; a version of
-    the SDK may lack others."""
+    """The modules that declare the SDK's exceptions.
+
+    The entry point names one of them. A version of the SDK may lack others.
+    """
     hooked_modules: ClassVar[tuple[str, ...]] = ()
     """What `hook_into` is called with when it is imported, beside `errors_modules`."""
 
