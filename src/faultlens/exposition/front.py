@@ -97,7 +97,7 @@ def _page(
 <title>{plural(found.total, "failure")} - faultlens</title>
 <style>{_STYLE}</style>
 <h1>{plural(found.total, "failure")}: {kinds}</h1>
-<p>Counted {where} from the exceptions that Flyte and Durable Workflow raise, by faultlens
+<p>Counted {where} from the exceptions that workflow SDKs raise, by faultlens
 {_text(version)}. Prometheus scrapes <a href="/metrics">/metrics</a>.</p>
 {table}
 {"".join(f"<p>{_text(line)}</p>" for line in below)}
