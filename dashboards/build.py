@@ -92,7 +92,7 @@ RANGE, STEP, BEFORE = "[$__range]", "[$__interval]", "[$__range] offset $__range
 CHOSEN = ("job", "worker", "class")
 """The variables that filter failures."""
 INFO = "faultlens_info"
-SDKS = ("flyte", "durable_workflow")
+SDKS = ("flyte", "durable_workflow", "temporalio")
 """Its labels for the versions of the SDKs."""
 
 
