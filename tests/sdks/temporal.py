@@ -111,7 +111,7 @@ async def working(client: Client, *names: str, **options: Any) -> AsyncIterator[
         **options,
     }
     with concurrent.futures.ThreadPoolExecutor(4) as threads:
-        worker = Worker(client, activity_executor=threads, **given)
+        worker = Worker(client, **{"activity_executor": threads, **given})
         async with worker:
             yield worker
 

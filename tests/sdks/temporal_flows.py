@@ -502,6 +502,24 @@ async def a_workflow_raises_and_catches_and_goes_on(client: Client) -> None:
 
 
 @case(
+    failures={"CardDeclined Declined compensating user code": 1},
+    suppressed={"replayed": 1, "propagated": 1},
+    attempts={"compensating user": 1, "fine ok": 1},
+)
+async def a_workflow_fails_after_a_compensation(client: Client) -> None:
+    await run(client, "compensating", "")
+
+
+@case(
+    failures={"ApplicationError Declined decline user code": 1},
+    suppressed={"replayed": 1, "propagated": 2},
+    attempts={"compensating propagated": 1, "decline user": 1, "fine ok": 1},
+)
+async def an_activity_fails_and_its_workflow_after_a_compensation(client: Client) -> None:
+    await run(client, "compensating", "decline")
+
+
+@case(
     failures={"CardDeclined Declined hesitating user code": 2},
     attempts={"hesitating ok": 1, "fine ok": 3},
 )

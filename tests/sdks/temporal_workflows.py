@@ -244,6 +244,23 @@ class Hesitating:
         await go_on()
 
 
+@workflow.defn(name="compensating")
+class Compensating:
+    """Undoes what it did before it lets a failure pass."""
+
+    @workflow.run
+    async def run(self, activity: str) -> None:
+        try:
+            if activity:
+                await workflow.execute_activity(
+                    activity, start_to_close_timeout=LONG, retry_policy=ONCE
+                )
+            raise CardDeclined("the card is declined", type="Declined")
+        except FailureError:
+            await go_on(1)
+            raise
+
+
 @workflow.defn(name="declining")
 class Declining:
     @workflow.run
@@ -415,6 +432,7 @@ WORKFLOWS: dict[str, type] = {
     "calling-locally": CallingLocally,
     "careful": Careful,
     "hesitating": Hesitating,
+    "compensating": Compensating,
     "declining": Declining,
     "parent": Parent,
     "careful-parent": CarefulParent,

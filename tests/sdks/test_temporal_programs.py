@@ -17,6 +17,7 @@ PROGRAM = """
 import asyncio, json, sys
 sys.path.insert(0, {root!r})
 import faultlens, inside
+import temporalio.exceptions  # starts faultlens before `tests` takes the store away
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -142,3 +143,38 @@ inside.report(inside.failures())
 def test_the_copy_in_a_sandbox_does_nothing(switch: str) -> None:
     failures = program(ENABLING, {"FAULTLENS": switch})
     assert failures == {"temporalio.exceptions.ApplicationError|user|flows": 2}
+
+
+IN_A_PROCESS = """
+import concurrent.futures, multiprocessing
+from temporalio.worker import SharedStateManager
+
+async def main():
+    temporal_workflows.anew()
+    client = await temporal.connected()
+    spawn = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(1, spawn) as pool, spawn.Manager() as manager:
+        shared = SharedStateManager.create_from_multiprocessing(manager)
+        options = {
+            "activities": [temporal_workflows.break_down, temporal_workflows.decline],
+            "activity_executor": pool, "shared_state_manager": shared,
+        }
+        async with temporal.working(client, "calling", **options):
+            for activity in ("break", "decline"):
+                handle = await flows.start(client, "calling", activity, {})
+                await flows.attempt(handle.result())
+asyncio.run(main())
+inside.report([inside.failures(), inside.samples("faultlens_attempts_total")])
+"""
+
+
+@needs_server
+def test_an_attempt_in_a_process_ends_by_its_failure_that_counted_there(tmp_path: Path) -> None:
+    failures, attempts = program(IN_A_PROCESS, {"FAULTLENS_STORE": str(tmp_path)})
+    # The pool's process counts its own in memory, since there `tests` comes first.
+    assert failures == {"temporalio.exceptions.ApplicationError|user|flows": 1}
+    assert attempts == {
+        "temporalio|break|user": 1,
+        "temporalio|decline|user": 1,
+        "temporalio|calling|propagated": 2,
+    }

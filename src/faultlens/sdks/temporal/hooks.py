@@ -29,9 +29,10 @@ from types import FrameType, ModuleType
 from typing import Any
 
 from faultlens import guard
-from faultlens.failure import CANCELLED, OK, Kind, Role
+from faultlens.failure import CANCELLED, OK, Failure, Kind, Role
 from faultlens.sdks import CAUSE_LIMIT, PrivateHook, Recorder, Sdk, replace, stable_worker
 from faultlens.sdks.memory import Bounded
+from faultlens.sdks.temporal.kinds import CARRIERS, name_of
 from faultlens.sdks.temporal.roles import (
     ending_workflow,
     is_benign,
@@ -407,7 +408,20 @@ class Hooks:
             if is_rebuilt(exc):
                 return Role.PROPAGATED.value
             return _raised(exc, recorder)
-        return recorder.outcome(exc)
+        outcome, failure = recorder.outcome(exc), self._sdk.seen.get(exc)
+        if failure is not None and self._counted_before(exc, failure):
+            return failure.kind.value
+        return outcome
+
+    def _counted_before(self, exc: BaseException, failure: Failure) -> bool:
+        """Whether this very failure counted, in an earlier replay or in a process of a pool."""
+        if failure.role is Role.REPLAYED:
+            return failure.carries == failure.type
+        return (
+            failure.role is Role.PROPAGATED
+            and not is_rebuilt(exc)
+            and name_of(type(exc)) not in CARRIERS
+        )
 
     def _note_nondeterminism(self, act: Any, recorder: Recorder) -> None:
         """Core alone finds that a history does not fit: it evicts the run, and raises nothing."""

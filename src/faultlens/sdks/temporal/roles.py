@@ -119,20 +119,25 @@ class Roles:
 
     def verdict(self, exc: BaseException, frame: FrameType | None) -> Verdict | None:
         name = name_of(type(exc))
-        return (
-            _of_control_flow(exc, name)
-            or self._replayed(exc, frame)
-            or _of_carrier(exc, name)
-            or _of_rebuilt(exc, frame)
-            or _of_the_client(exc, name, frame)
+        verdict = _of_control_flow(exc, name)
+        if verdict is not None:
+            return verdict
+        verdict = (
+            _of_carrier(exc, name) or _of_rebuilt(exc, frame) or _of_the_client(exc, name, frame)
         )
+        replayed = self._replayed(exc, frame)
+        if replayed is None:
+            return verdict
+        if verdict is None and guard.cause_of(exc) is None:  # it counted
+            return replayed._replace(carries=guard.class_name(type(exc)))
+        return replayed._replace(carries=verdict.carries if verdict is not None else None)
 
     def _replayed(self, exc: BaseException, frame: FrameType | None) -> Verdict | None:
         workflow, name = running_workflow(), guard.class_name(type(exc))
         if workflow is None:
             run_id = self._running_run()
             if run_id and self._claims.claim(("task", run_id, name), exc, name) is not None:
-                return Verdict(Role.REPLAYED, "the task has failed by it before", carries=name)
+                return Verdict(Role.REPLAYED, "the task has failed by it before")
             return None
         run_id = guard.attribute(guard.attribute(workflow, "_info"), "run_id")
         if type(run_id) is not str:
@@ -144,14 +149,13 @@ class Roles:
             update = update_in(guard.frames(exc, frame, _FRAMES))
             key: tuple[object, ...] = ("update", run_id, update, name)
             if update and self._claims.claim(key, exc, name) is not None:
-                return Verdict(Role.REPLAYED, "the update has failed by it before", carries=name)
+                return Verdict(Role.REPLAYED, "the update has failed by it before")
             return None
         key = run_id, name, self._ordinals.number(workflow, name, exc)
         if self._claims.claim(key, exc, name) is not None:
-            return Verdict(Role.REPLAYED, "raised in this run before", carries=name)
+            return Verdict(Role.REPLAYED, "raised in this run before")
         if guard.attribute(workflow, "_is_replaying") is True:
-            why = "raised in a replay, and in another process before"
-            return Verdict(Role.REPLAYED, why, carries=name)
+            return Verdict(Role.REPLAYED, "raised in a replay, and in another process before")
         return None
 
 
