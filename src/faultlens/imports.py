@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from types import ModuleType
     from typing import Any
 
+_modules = sys.modules  # the program's, whatever a sandbox puts there for a time
 _watched = {
     "opentelemetry.sdk.metrics",
     "opentelemetry.sdk.trace",
@@ -151,6 +152,8 @@ def _is_third_party(module: str) -> bool:
 
 
 def _imported(module: ModuleType) -> None:
+    if _modules.get(module.__name__) is not module:
+        return  # a sandbox imports its own, as that of Temporal's workflows does
     if _callback is not None and _finder in sys.meta_path:  # not disabled meanwhile
         _callback(module)
 

@@ -125,7 +125,12 @@ def test_a_history_is_the_same_with_and_without(first: str, then: str) -> None:
 
 
 ENABLING = """
+import opentelemetry.sdk.trace
+from faultlens import imports
 import tests.sdks.temporal_enabling as enabling
+
+taken, callback = [], imports._callback
+imports._callback = lambda module: (taken.append(module), callback(module))
 
 async def main():
     client = await temporal.connected()
@@ -134,6 +139,7 @@ async def main():
         for _ in range(2):
             await (await flows.start(client, "enabling")).result()
 asyncio.run(main())
+assert all(sys.modules.get(module.__name__) is module for module in taken), taken
 inside.report(inside.failures())
 """
 

@@ -198,6 +198,10 @@ class Spans:
         For an exception that is already on the span it does nothing; on an outer span it writes
         its event with our attributes, and without secrets.
         """
+        # OpenTelemetry 1.20 loads its context at the first use, which would be in a raise.
+        context: Any = natives.modules.get("opentelemetry.context")
+        if context is not None:
+            context.get_current()
         span_class = module.Span
         original = span_class.record_exception
         if hasattr(original, "__faultlens_original__"):
