@@ -331,20 +331,14 @@ def test_each_value_of_a_variable_can_be_used() -> None:
 # Numbers
 
 TIMES = "\N{MULTIPLICATION SIGN}"
-CLAIM = re.compile(
-    r"(\d+) for the (\d+) classes of flyte (\S+), "
-    r"(\d+) for the (\d+) of durable-workflow (\S+)"
-)
+CLAIM = re.compile(r"(\d+) for the (\d+)(?: classes)? of ([a-z-]+) ([\d.]+\d)")
 
 
 def claims() -> dict[str, tuple[str, int, int]]:
     """What the page says of each SDK: version, classes, series."""
-    found = CLAIM.search(PROSE)
-    assert found is not None
-    flyte, durable = found.groups()[:3], found.groups()[3:]
     return {
         name: (version, int(classes), int(series))
-        for name, (series, classes, version) in (("flyte", flyte), ("durable-workflow", durable))
+        for series, classes, name, version in CLAIM.findall(PROSE)
     }
 
 
@@ -352,13 +346,13 @@ def judged() -> dict[str, list[int]]:
     """How many kinds each class can get, by distribution."""
     command = [sys.executable, "-m", "faultlens", "classes", "--json"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=True)
-    kinds: dict[str, list[int]] = {"flyte": [], "durable-workflow": []}
+    kinds: dict[str, list[int]] = {}
     for one in json.loads(done.stdout):
-        kinds[one["sdk"].replace("_", "-")].append(len(one["kinds"]))
+        kinds.setdefault(one["sdk"].replace("_", "-"), []).append(len(one["kinds"]))
     return kinds
 
 
-@pytest.mark.parametrize("distribution", ["flyte", "durable-workflow"])
+@pytest.mark.parametrize("distribution", ["flyte", "durable-workflow", "temporalio"])
 def test_the_series_of_an_sdk_are_as_many_as_the_page_says(distribution: str) -> None:
     version, classes, series = claims()[distribution]
     if metadata.version(distribution) != version:
@@ -378,12 +372,13 @@ def test_a_store_has_those_for_each_worker_and_about_ten_of_its_own(tmp_path: Pa
     samples = [sample for family in families for sample in family.samples]
     known = re.compile(r"(flyte|durable_workflow)\.errors\.")
     of_classes = [s for s in samples if known.match(s.labels.get("class", ""))]
-    assert len(of_classes) == 2 * sum(map(sum, judged().values()))
+    kinds = judged()
+    assert len(of_classes) == 2 * sum(kinds["flyte"] + kinds["durable-workflow"])
     assert 5 <= len(samples) - len(of_classes) <= 15
 
 
 def test_the_table_is_calculated_right() -> None:
-    flyte, durable = (series for _, _, series in claims().values())
+    flyte, durable = (claims()[name][2] for name in ("flyte", "durable-workflow"))
     both = flyte + durable
     per_node = int(re.findall(r"With (\d+) pods to a node", PROSE)[0])
     section = PAGE.partition("## How many series")[2].partition("\n## ")[0]
