@@ -57,7 +57,8 @@ def has_only_ascii(stream: TextIO) -> bool:
 
 def size() -> tuple[int, int]:
     """Columns and lines of the terminal; 80 by 24 where it does not say."""
-    return shutil.get_terminal_size((80, 24))
+    columns, lines = shutil.get_terminal_size((80, 24))
+    return columns or 80, lines or 24  # Python 3.10 takes 0 for an answer
 
 
 class Screen:
