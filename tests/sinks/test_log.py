@@ -243,6 +243,36 @@ inside.report([inside.failures(), inside.dropped()])
     assert found == [{"flyte.errors.OOMError|user|w": 1}, {"log_error": 1}]
 
 
+def test_a_file_that_got_the_number_of_a_closed_stderr_stays_as_it_is(tmp_path: Path) -> None:
+    """As in a daemon that closes all descriptors and then opens its data."""
+    data = tmp_path / "data"
+    found = children.report(
+        FAILS
+        + f"""
+import inside
+os.close(2)
+assert os.open({str(data)!r}, os.O_RDWR | os.O_CREAT) == 2
+os.write(2, b"mine")
+inside.expect_dropped()
+fail()
+from faultlens import pipeline
+inside.until(lambda: not pipeline.running().log._waiting)
+inside.report(inside.dropped())
+""",
+        env=JSON,
+    )
+    assert found == {"log_error": 1}
+    assert data.read_bytes().startswith(b"mine")
+    assert b"exception.type" not in data.read_bytes()
+
+
+def test_a_stderr_that_was_redirected_gets_the_lines(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    source = f"os.dup2(os.open({str(log)!r}, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)\nfail()"
+    assert children.run(FAILS + source, env=JSON).stderr == ""
+    assert json.loads(log.read_text())["exception.type"] == "flyte.errors.OOMError"
+
+
 # Nobody waits for a reader, and what is lost is counted.
 
 

@@ -106,7 +106,13 @@ class Log:
             return os.open(self._path, flags, 0o666)
         if sys.__stderr__ is None:
             raise OSError("the process has no stderr")
-        return sys.__stderr__.fileno()
+        descriptor = sys.__stderr__.fileno()
+        # Programs start with a stderr that children inherit, and `os.dup2` keeps it so. What Python
+        # opens is not inherited: a daemon has closed its stderr, and a file of its own has the
+        # number.
+        if os.name == "posix" and not os.get_inheritable(descriptor):
+            raise OSError("the program has closed its stderr, and another file has its number")
+        return descriptor
 
 
 def _write(descriptor: int, data: bytes) -> None:
