@@ -127,12 +127,14 @@ def test_what_serves_the_counts_starts_anew(store: Path) -> None:
 
 
 def test_other_files_stay(store: Path) -> None:
-    (store / "notes.txt").write_text("mine")
+    names = ("notes.txt", "reset", "ledger")
+    for name in names:
+        (store / name).write_text("mine")
     (store / "broken.ledger").write_bytes(b"too short")
 
     assert reset(store, "--yes").returncode == 0
 
-    assert (store / "notes.txt").read_text() == "mine"
+    assert [(store / name).read_text() for name in names] == ["mine"] * len(names)
     assert (store / "broken.ledger").exists()
 
 

@@ -348,8 +348,11 @@ def _owner(directory: int, name: str) -> int | None:
         os.close(handle)
 
 
-_RESET = "reset"
-"""A symbolic link that leads nowhere. Its text is another one after each `clear`."""
+_RESET = "faultlens.reset"
+"""A symbolic link that leads nowhere. Its text is another one after each `clear`.
+
+The directory may be one that the user chose, so the name is one that nobody else gives a file.
+"""
 
 
 def last_reset(directory: int) -> str:
