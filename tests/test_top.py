@@ -377,8 +377,20 @@ class TestTerminal:
             run.press("kss")
             run.wait_for("k kind: all  s sdk: durable_workflow")
             assert "0 failures" in run.picture
+            run.press("s")
+            run.wait_for("s sdk: temporalio")
             run.press("so")
             run.wait_for("s sdk: all  o order: count")
+
+    def test_the_key_goes_on_from_any_sdk(self, store: Path) -> None:
+        with self.run("--store", str(store), "--sdk", "acme") as run:
+            run.wait_for("s sdk: acme")
+            run.press("s")
+            run.wait_for("4 failures")
+            run.press("ssss")
+            run.wait_for("s sdk: acme")
+            run.press("q")
+            assert run.ends() == 0
 
     def test_scrolls(self, store: Path) -> None:
         with self.run("--store", str(store), size=(80, 9)) as run:

@@ -25,7 +25,8 @@ from faultlens.settings import StorePath
 
 __all__ = ["Filter", "printed", "top", "watch"]
 
-_SDKS = ("flyte", "durable_workflow")
+_SDKS = ("flyte", "durable_workflow", "temporalio")
+"""What the key goes through, beside the one of ``--sdk``, which can be any."""
 
 _SECONDS = 1.0
 """Between two looks."""
@@ -110,6 +111,7 @@ def watch(
     nothing: what to say as long as there are no counts.
     """
     found, recent, order, first, problem = read(), Recent(), "name", 0, ""
+    sdks = tuple(dict.fromkeys(("", *_SDKS, only.sdk)))
     started = time.monotonic()
     latest, due, end = recent.look(found.rows, started), started + _SECONDS, started + seconds
     with screen.Screen() as window:
@@ -137,7 +139,7 @@ def watch(
             if key == "k":
                 only = only._replace(kind=_next(("", *KINDS), only.kind))
             elif key == "s":
-                only = only._replace(sdk=_next(("", *_SDKS), only.sdk))
+                only = only._replace(sdk=_next(sdks, only.sdk))
             elif key == "o":
                 order = _next(tuple(ORDERS), order)
             first += {"up": -1, "down": 1, "page up": -10, "page down": 10}.get(key, 0)
