@@ -231,9 +231,26 @@ CORPUS = {
         "remote: ghp_16C7e42F292c6912E7710c838347Ae178B4a is revoked",
         "remote: [scrubbed] is revoked",
     ),
+    "a user's token of GitHub": (
+        "remote: ghu_16C7e42F292c6912E7710c838347Ae178B4a is revoked",
+        "remote: [scrubbed] is revoked",
+    ),
+    "a user's token of Slack": (
+        "xoxp-2345678901-2345678901-AbCdEfGhIjKl: invalid_auth",
+        "[scrubbed]: invalid_auth",
+    ),
     "a token of Hugging Face": (
-        "401 for hf_abcdefghijklmnopqrstuvwxyz012345",
+        "401 for hf_abcdefghijklmnopqrstuvwxyzABCDEFGH",
         "401 for [scrubbed]",
+    ),
+    "in a list, as parse_qs and JSON have it": (
+        "{'user': ['me'], 'password': ['S3cr3t'], \"token\": [\"S3cr3tS3cr3t\"]}",
+        "{'user': ['me'], 'password': ['[scrubbed]'], \"token\": [\"[scrubbed]\"]}",
+    ),
+    "in a tuple": ("password=('S3cr3t',)", "password=('[scrubbed]',)"),
+    "in a call": (
+        "Config(password=pydantic.SecretStr(b'S3cr3t'))",
+        "Config(password=pydantic.SecretStr(b'[scrubbed]'))",
     ),
 }
 PLAIN = [
@@ -256,6 +273,7 @@ PLAIN = [
     "the request signature we calculated does not match",
     "def f(x: int) -> str: signature=(self, x)",
     "task-with-a-rather-long-name-of-its-own: failed",
+    "hf_load_model_and_tokenizer: sk-learn-pipeline-training, aizawa-embedding-fine-tuning",
     "MALAKIA and ASIAN",
     "-" * 200,
     "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----",

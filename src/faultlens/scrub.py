@@ -55,8 +55,9 @@ class _Shape(NamedTuple):
 _SEP = r"""\\{0,4}["']?\]?(?:[ \t]{0,8}(?:=>|[:=]{1,2})[ \t]{0,8}|%3[ad]|>)"""
 # Values that are no secret, and tell what is wrong.
 _NOT = r"(?!(?:none|null|nil|true|false)\b|\[scrubbed)"
-# In quotes, in quotes with a backslash, or a word; a bracket may close around it.
-_VALUE = r"""(?:b(?=["']))?(?:
+# In quotes, in quotes with a backslash, or a word; a bracket may close around it. What is in quotes
+# may be the first item of a list, or the argument of a call.
+_VALUE = r"""(?:[\w.]{0,40}[\[(]{1,2}(?=[bfru]{0,2}["']))?(?:[bfru]{1,2}(?=["']))?(?:
     \\{1,4}["']([^"'\\]*)
     | "((?:[^"\\]|\\.)*) | '((?:[^'\\]|\\.)*)
     | ([^\s&,;"'<>\\]*[^\s&,;"'<>\\)\]}])
@@ -78,7 +79,9 @@ _KEY = "|".join(
     f"(?<={word})key|(?<={word}[ _-])key"
     for word in ("api", "access", "secret", "account", "private", "auth", "subscription")
 )
-_TOKENS = _re(r"(?<![\w-])([\w-]{20,})")
+# Not a name that begins like a token: those have a digit, those of Hugging Face no underscore.
+_TOKENS = _re(r"(?<![\w-])(?=[\w-]{0,200}?\d)([\w-]{20,})")
+_OF_HUGGING_FACE = _re(r"(?<![\w-])(hf_[a-zA-Z0-9]{20,})")
 
 _LISTED = (
     _pair("pass", r"pass(?:word|wd|phrase|code)\d?"),
@@ -145,8 +148,12 @@ _LISTED = (
     _Shape("eyj", _re(r"(?<![\w-])(eyJ[\w-]{8,}\.[\w-]{4,}[\w.-]*)")),  # a JWT
     *(
         _Shape(sign, _TOKENS)
-        for sign in ("ghp_", "gho_", "ghs_", "github_pat_", "glpat-", "xoxb-", "hf_", "sk-", "aiza")
+        for sign in (
+            *("ghp_", "gho_", "ghs_", "ghu_", "ghr_", "github_pat_", "glpat-"),
+            *("xoxb-", "xoxp-", "xoxa-", "xapp-", "sk-", "aiza"),
+        )
     ),
+    _Shape("hf_", _OF_HUGGING_FACE),
 )
 
 
