@@ -154,7 +154,7 @@ def test_a_line_is_one_line_whatever_the_exception_says(form: str) -> None:
     done = children.run(
         r"""
         import flyte.errors
-        for text in ("a\nb", "\ud800", "\x85\u2028", "ü", "\0"):
+        for text in ("a\nb", "\ud800", "\x85\u2028", "ü", "\0", "\x1b[2J\x9b"):
             try:
                 raise flyte.errors.RuntimeUserError(text, text)
             except flyte.errors.RuntimeUserError:
@@ -169,8 +169,11 @@ def test_a_line_is_one_line_whatever_the_exception_says(form: str) -> None:
             "\x85\u2028",
             "ü",
             "\0",
+            "\x1b[2J\x9b",
         ]
-    assert len(done.stderr.split("\n")) == 6
+    *written, end = done.stderr.split("\n")
+    assert (len(written), end) == (6, "")
+    assert all(line.isprintable() for line in written)
 
 
 # In a file.

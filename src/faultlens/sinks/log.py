@@ -133,7 +133,8 @@ def _text(record: Record, scrub: Scrub) -> str:
     for file, line, name in record.site:
         site = f"{scrub.short(file)}:{line} in {name}"
     said = f"{what} {failure.type}{code} {failure.kind.value}: {failure.why}; raised at {site}"
-    return f"faultlens: {' '.join(said.split())}\n"  # a code may have line breaks
+    said = " ".join(said.split())  # a code may have line breaks, or move a terminal's cursor
+    return f"faultlens: {''.join(char if char.isprintable() else '?' for char in said)}\n"
 
 
 def _json(record: Record, scrub: Scrub) -> str:
