@@ -115,6 +115,21 @@ class TestRecent:
         recent = Recent()
         self.look(recent, 9, 100)
         assert self.look(recent, 2, 101) == {self.issue: 2}
+        assert self.look(recent, 5, 102) == {self.issue: 5}
+
+    def test_looks_that_are_not_remembered_are_not_counted_twice(self) -> None:
+        recent = Recent()
+        self.look(recent, 1, 100)
+        assert self.look(recent, 3, 100.1) == {self.issue: 2}
+        assert self.look(recent, 4, 100.2) == {self.issue: 3}
+        assert self.look(recent, 6, 101) == {self.issue: 5}
+        assert self.look(recent, 6, 101.1) == {self.issue: 5}
+
+    def test_what_does_not_change_is_not_remembered(self) -> None:
+        recent = Recent()
+        for number in range(100):
+            self.look(recent, 9, 100 + number)
+        assert sum(len(new) for _, new in recent._looks) == 0
 
     def test_many_viewers_do_not_fill_the_memory(self) -> None:
         recent = Recent()

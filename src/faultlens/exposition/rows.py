@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping
+from itertools import islice
 from typing import NamedTuple
 
 from faultlens.exposition.layout import Count, Key, total
@@ -125,6 +126,9 @@ class Recent:
 
     def __init__(self) -> None:
         self._looks: deque[tuple[float, dict[Issue, int]]] = deque()
+        """Each with what is new since the one before: all counts would be too much to keep."""
+        self._last: dict[Issue, int] = {}
+        """The counts at the last of them."""
 
     def look(self, rows: Iterable[Row], now: float) -> dict[Issue, int] | None:
         """The number for each row that has one; None at the first look within a minute.
@@ -135,14 +139,22 @@ class Recent:
         looks = self._looks
         while looks and looks[0][0] < now - self.SECONDS:
             looks.popleft()
-        before = looks[0][1] if looks else None
-        if not looks or now - looks[-1][0] >= self._LOOKS_APART:
-            looks.append((now, counts))
-        if before is None:
+        if not looks:
+            looks.append((now, {}))
+            self._last = counts
             return None
-        more = {issue: count - before.get(issue, 0) for issue, count in counts.items()}
-        # A counter that was reset counts from 0.
-        return {issue: n if n >= 0 else counts[issue] for issue, n in more.items() if n}
+        new = {
+            issue: n - before if n > before else n  # a counter that was reset counts from 0
+            for issue, n in counts.items()
+            if n != (before := self._last.get(issue, 0))
+        }
+        recent = Counter(new)
+        for _, earlier in islice(looks, 1, None):
+            recent.update(earlier)
+        if now - looks[-1][0] >= self._LOOKS_APART:
+            looks.append((now, new))
+            self._last = counts
+        return {issue: n for issue, n in recent.items() if n and issue in counts}
 
 
 def ago(moment: float | None, now: float) -> str:
