@@ -168,3 +168,18 @@ def test_children_that_count_nothing_leave_no_line(store: Path) -> None:
     source = "import subprocess; subprocess.run([sys.executable, '-c', '2 ** 1000'], check=True)"
     assert said("fail(1)", store) == ONE
     assert said(source, store) == []
+
+
+def test_a_program_that_the_program_runs_is_silent(store: Path) -> None:
+    run = "import subprocess, sys; subprocess.run([sys.executable, '-c', {!r}], check=True)"
+    runs_a_failing_one = run.format(f"{FAILS}\nfail(1)")
+    assert said(f"fail(1); {runs_a_failing_one}", store) == ONE
+    assert said(runs_a_failing_one, store) == SOME
+
+
+def test_a_program_whose_parent_counts_nothing_speaks(store: Path) -> None:
+    """As that of a shell, of make, or of another Python."""
+    run = "import subprocess, sys; subprocess.run([sys.executable, '-c', {!r}], check=True)"
+    source = run.format(f"{FAILS}\nfail(1)")
+    with terminal.terminal("-c", source, env={"FAULTLENS_STORE": str(store)}) as program:
+        assert (program.ends(), program.written.splitlines()) == (0, ONE)

@@ -2,7 +2,7 @@
 
 Its page at the port ends with it. The line is for a person who has started a program in a terminal,
 and only the process that they have started writes it: no forked child, no worker of a pool, no
-background job, nothing whose output goes elsewhere.
+program that a counting program runs, no background job, nothing whose output goes elsewhere.
 """
 
 from __future__ import annotations

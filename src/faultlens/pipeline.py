@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import logging
+import os
 import platform
 from collections import deque
 from collections.abc import Callable
@@ -27,6 +28,7 @@ from faultlens import (
     settings,
 )
 from faultlens.background import Background, Job, Patience, no_fork
+from faultlens.exposition import sheets
 from faultlens.exposition.answers import Page
 from faultlens.exposition.claims import Claims
 from faultlens.exposition.ledger import Ledger
@@ -215,7 +217,8 @@ class Pipeline:
             if self._may_say_where_to_look():
                 own = self.ledger.own().items()
                 failures = sum(count.number for key, count in own if key[0] == series.FAILURES)
-                if failures or self._children_may_have_counted():
+                counted = failures or self._children_may_have_counted()
+                if counted and not self._parent_will_say():
                     farewell.say(failures)
         except Exception:  # by what the program has put in the place of os or multiprocessing
             _log.debug("faultlens cannot say where to look", exc_info=True)
@@ -231,6 +234,14 @@ class Pipeline:
             and interpreter.is_main()
             and farewell.is_wanted()
         )
+
+    def _parent_will_say(self) -> bool:
+        """Whether the process that has started this one counts in the same store."""
+        place = self.settings.store
+        try:
+            return place is not None and sheets.counts_in(place, os.getppid())
+        except OSError:
+            return False
 
     def _children_may_have_counted(self) -> bool:
         """Whether there were children, and failures while this process ran."""

@@ -62,6 +62,7 @@ __all__ = [
     "File",
     "Sheet",
     "clear",
+    "counts_in",
     "last_reset",
     "opened",
     "replace",
@@ -346,6 +347,13 @@ def _owner(directory: int, name: str) -> int | None:
         return None
     finally:
         os.close(handle)
+
+
+def counts_in(place: StorePath, process: int) -> bool:
+    """Whether a process, which is alive, has one of the ledgers. Raises OSError."""
+    with opened(place, make=False) as directory:
+        names = [name for name in os.listdir(directory) if name.endswith(SUFFIX)]  # noqa: PTH208
+        return any(_owner(directory, name) == process for name in names)
 
 
 _RESET = "faultlens.reset"
