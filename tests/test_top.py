@@ -214,12 +214,26 @@ class TestUrl:
         assert [failure["count"] for failure in content["failures"]] == [2, 2]
 
     def test_a_page_of_somebody_else(self) -> None:
-        for body in ("up 1\n", "<html>", "faultlens_failures_total{"):
+        no_number = 'faultlens_info{version="1"} 1\nfaultlens_failures_total{} +Inf\n'
+        for body in ("up 1\n", "<html>", "faultlens_failures_total{", no_number):
             with page(body) as url:
                 done = top("--url", url)
             assert (done.returncode, done.stdout) == (1, "")
             assert len(done.stderr.splitlines()) == 1
             assert done.stderr.startswith(f"faultlens: {url}/metrics ")
+
+    def test_no_page_moves_the_cursor_or_has_too_late_a_time(self) -> None:
+        labels = 'class="a.B",kind="user",worker="\x1b[2Jw"'
+        body = f"""faultlens_info{{version="1"}} 1
+faultlens_failures_total{{{labels}}} 1
+faultlens_last_failure_timestamp_seconds{{{labels}}} 1e30
+faultlens_suppressed_total{{{labels},reason="\x1b[2Jx"}} 3
+"""
+        with page(body) as url:
+            table, content = top("--url", url), top("--url", url, "--json")
+        assert "3 raises not counted again: 3 ?[2Jx" in table.stdout
+        assert "\x1b" not in table.stdout + content.stdout
+        assert json.loads(content.stdout)["failures"][0]["last_seen"] is None
 
 
 def timeless(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
@@ -44,6 +45,8 @@ def parse(page: str) -> Scrape:
         found: dict[_Labels, float] = defaultdict(float)
         for sample in samples:
             if sample.name == name:
+                if not 0 <= sample.value < math.inf:
+                    raise ValueError(f"expected a count or a time, not {name} {sample.value}")
                 key = tuple(sample.labels.get(label, "") for label in labels)
                 found[key] = together(found[key], sample.value)
         return {key: value for key, value in found.items() if value}

@@ -230,7 +230,10 @@ def _as_json(source: _Source, found: Counted) -> str:
 def _moment(seconds: float | None) -> str | None:
     if seconds is None:
         return None
-    return datetime.fromtimestamp(seconds, timezone.utc).isoformat(timespec="seconds")
+    try:
+        return datetime.fromtimestamp(seconds, timezone.utc).isoformat(timespec="seconds")
+    except (ValueError, OverflowError, OSError):  # so late that it has no date
+        return None
 
 
 # Where the counts are.

@@ -105,16 +105,17 @@ def counted(counts: Mapping[Key, Count]) -> Counted:
 
 
 def rest(found: Counted) -> list[str]:
-    """What was counted beside failures, in a line each."""
+    """What was counted beside failures, in a line each. Without control characters."""
     kinds = (
         (found.suppressed, f"{plural(sum(found.suppressed.values()), 'raise')} not counted again"),
         (found.dropped, f"{sum(found.dropped.values())} not recorded in full"),
     )
-    return [
+    lines = (
         f"{title}: {', '.join(f'{count} {reason}' for reason, count in reasons.most_common())}"
         for reasons, title in kinds
         if reasons
-    ]
+    )
+    return ["".join(char if char.isprintable() else "?" for char in line) for line in lines]
 
 
 class Recent:
