@@ -129,7 +129,7 @@ def test_without_a_module_that_faultlens_needs_one_line_says_so_and_it_stays_off
         except flyte.errors.OOMError:
             pass
     """)
-    why = "import of mmap halted; None in sys.modules"
+    why = "ModuleNotFoundError: import of mmap halted; None in sys.modules"
     assert done.stderr.splitlines() == [f"faultlens could not start and stays off: {why}"] * 2
 
 

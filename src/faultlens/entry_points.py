@@ -34,9 +34,11 @@ def installed() -> dict[str, str]:
 
 def _files() -> Iterator[bytes]:
     for directory in sys.path:
+        if not isinstance(directory, str):  # Python's own finders pass over it too
+            continue
         try:
             names = listdir(directory or ".")
-        except OSError:  # it is not there, or an archive
+        except (OSError, ValueError):  # not there, an archive, or no possible path
             continue
         for name in names:
             if name.endswith(".dist-info"):

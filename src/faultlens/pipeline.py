@@ -54,6 +54,8 @@ _log = logging.getLogger("faultlens")
 
 _lock = natives.RLock()
 _running: Pipeline | None = None
+_arrived: deque[ModuleType] = deque()
+"""Imported, and not taken in."""
 _ledgers: dict[object, Ledger] = {}
 """By place: what was counted outlives the pipeline."""
 _instruments = Instruments(__version__)
@@ -65,18 +67,41 @@ _SEND_SECONDS = 0.1
 
 
 def imported(module: ModuleType) -> None:
-    """A module that `faultlens.imports` watches for has been imported."""
+    """A module that `faultlens.imports` watches for has been imported.
+
+    Never waits for another thread: this one holds the module's import lock, for which the other may
+    wait, as an adapter imports its SDK. The other thread takes this module in then.
+    """
+    _arrived.append(module)
+    while _arrived and _lock.acquire(blocking=False):
+        try:
+            if _arrived:
+                _take_in(_arrived.popleft())
+        finally:
+            _lock.release()
+
+
+def _take_in(module: ModuleType) -> None:
+    """Whatever goes wrong here must not break an import."""
+    try:
+        _adjust_to(module)
+    except Exception:
+        name = module.__name__
+        why = f"faultlens could not hook into {name}; the program goes on without it."
+        _log.warning("%s", why, exc_info=True)
+
+
+def _adjust_to(module: ModuleType) -> None:
     global _running
-    with _lock:
-        if _running is None and adapter_of(module.__name__) is not None:
-            _running = Pipeline(settings.load(), _instruments)
-            for earlier in imports.already_imported():
-                if earlier is not module:
-                    _running.adjust_to(earlier, anew=False)
-            _running.adjust_to(module)
-            _running.start()
-        elif _running is not None:
-            _running.adjust_to(module)
+    if _running is None and adapter_of(module.__name__) is not None:
+        _running = Pipeline(settings.load(), _instruments)
+        for earlier in imports.already_imported():
+            if earlier is not module:
+                _running.adjust_to(earlier, anew=False)
+        _running.adjust_to(module)
+        _running.start()
+    elif _running is not None:
+        _running.adjust_to(module)
 
 
 def running() -> Pipeline | None:
@@ -105,7 +130,8 @@ class Pipeline:
         self.rules = rules.load(settings.rules, settings.profile)
         self.scrub = scrub.load(settings.scrub)
         self.seen: IdentityMap[Failure] = IdentityMap()
-        self.sdks: dict[str, Sdk] = {}
+        self.sdks: dict[tuple[str, ...], Sdk] = {}
+        """By errors modules: two SDKs may have one name."""
         self._problems: deque[str] = deque()
         self.ledger = _ledger(settings, self._problem, self._after_fork)
         self.ledgers = Ledgers(settings.store, self.ledger, self._problem)
@@ -290,12 +316,13 @@ class Pipeline:
 
     def _add(self, adapter: type[Sdk], errors: ModuleType) -> None:
         """Take in an SDK, or another errors module of one, or one that was imported anew."""
-        known = self.sdks.get(adapter.package)
+        modules = tuple(adapter.errors_modules)
+        known = self.sdks.get(modules)
         if known is not None:
             known.learn(errors)
             self._watch(known)
             return
-        sdk = self.sdks[adapter.package] = adapter(
+        sdk = self.sdks[modules] = adapter(
             errors,
             self.rules,
             self.settings.suppress,

@@ -74,7 +74,7 @@ def _declare() -> None:
     path = os.environ.get("FAULTLENS_RULES", "").strip()
     try:
         with open(path, "rb") as file:  # noqa: PTH123, pathlib is slow to import
-            declares = b"[sdk" in file.read()
+            declares = any(line.lstrip(b" \t[\"'").startswith(b"sdk") for line in file)
     except OSError:  # said when an SDK is imported
         return
     if declares:
@@ -94,21 +94,17 @@ def disable() -> None:
 
 
 def _imported(module: ModuleType) -> None:
-    """Hand a module to the pipeline; whatever goes wrong there must not break the import."""
+    """Hand a module to the pipeline."""
     try:
         from faultlens import pipeline
-    except ImportError as error:  # half-installed
+    except Exception as error:  # half-installed, or a dependency that does not fit
         disable()
-        _warn(f"faultlens could not start and stays off: {error}")
+        _warn(f"faultlens could not start and stays off: {type(error).__name__}: {error}")
         return
-    try:
-        pipeline.imported(module)
-    except Exception:
-        name = module.__name__
-        _warn(f"faultlens could not hook into {name}; the program goes on without it.", trace=True)
+    pipeline.imported(module)
 
 
-def _warn(message: str, *, trace: bool = False) -> None:
+def _warn(message: str) -> None:
     import logging
 
-    logging.getLogger("faultlens").warning("%s", message, exc_info=trace)
+    logging.getLogger("faultlens").warning("%s", message)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -144,7 +145,8 @@ def test_how_entry_points_are_written(
     text: str, found: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     acme.install(tmp_path, text)
-    monkeypatch.setattr("sys.path", [str(tmp_path), str(tmp_path / "missing"), __file__])
+    path = [str(tmp_path), str(tmp_path / "missing"), __file__, "a\0b", "\ud800"]
+    monkeypatch.setattr("sys.path", path)
     assert installed() == found
 
 
@@ -153,3 +155,106 @@ def test_the_first_on_the_path_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         acme.install(tmp_path / name, f"acme.errors = {name}:Acme")
     monkeypatch.setattr("sys.path", [str(tmp_path / "one"), str(tmp_path / "two")])
     assert installed() == {"acme.errors": "one:Acme"}
+
+
+@pytest.mark.parametrize("entry", ["object()", "1", "b'{}'"])
+def test_an_odd_entry_of_the_path_breaks_no_import(entry: str, tmp_path: Path) -> None:
+    if entry[0] == "b" and sys.version_info < (3, 11):
+        pytest.skip("Python itself fails")
+    done = children.run(
+        f"""
+        import sys
+        sys.path.insert(0, {entry.format(tmp_path)})
+        import acme.errors, inside
+        from catching import catch
+        catch(acme.errors.Refused)
+        print(inside.failures())
+        """,
+        env=acme.install(tmp_path),
+    )
+    assert done.stdout.splitlines() == ["hooked 1", "{'acme.errors.Refused|user|w': 1}"]
+    assert done.stderr == ""
+
+
+def test_threads_that_import_at_once_never_wait_for_each_other_without_end(tmp_path: Path) -> None:
+    adapter = "import meeting\nmeeting.in_adapter.set()\nimport acme.client\n" + acme.ADAPTER
+    env = acme.install(tmp_path, adapter=adapter)
+    (tmp_path / "acme/__init__.py").touch()
+    (tmp_path / "acme/client.py").write_text(
+        "import meeting\nmeeting.in_client.set()\nmeeting.in_adapter.wait()\n"
+        "meeting.until_another_thread_waits_for(__name__)\nCALLS = 1\n"
+    )
+    (tmp_path / "meeting.py").write_text(
+        "import sys, threading, time\n"
+        "in_adapter, in_client = threading.Event(), threading.Event()\n"
+        "def until_another_thread_waits_for(name):\n"
+        "    import importlib._bootstrap as bootstrap\n"
+        "    lock = bootstrap._module_locks[name]()\n"
+        "    while not bootstrap._blocking_on: time.sleep(0.01)\n"
+    )
+    done = children.run(
+        """
+        import faulthandler, threading
+        faulthandler.dump_traceback_later(30, exit=True)
+        import meeting
+        def other():
+            import acme.client
+        thread = threading.Thread(target=other)
+        thread.start()
+        meeting.in_client.wait()
+        import acme.errors, inside
+        thread.join()
+        from catching import catch
+        catch(acme.errors.Refused)
+        print(inside.failures())
+        """,
+        env=env,
+    )
+    assert done.stdout.splitlines()[-1] == "{'acme.errors.Refused|user|w': 1}"
+    assert done.stderr == ""
+
+
+def test_a_module_of_ours_that_cannot_be_imported_breaks_no_import(tmp_path: Path) -> None:
+    env = acme.install(tmp_path)
+    (tmp_path / "platform.py").write_text("raise ValueError('not the one')")
+    done = children.run("import acme.errors; print('imported')", env=env)
+    assert done.stdout == "imported\n"
+    assert done.stderr == ("faultlens could not start and stays off: ValueError: not the one\n")
+
+
+def test_a_spec_with_our_loader_can_be_copied(tmp_path: Path) -> None:
+    done = children.run(
+        """
+        import copy, importlib.util
+        print(copy.copy(importlib.util.find_spec("acme.more").loader).path.endswith("more.py"))
+        """,
+        env=acme.install(tmp_path),
+    )
+    assert done.stdout.splitlines()[-1] == "True"
+
+
+def test_a_sandbox_that_imports_an_sdk_anew_brings_in_no_second_faultlens(tmp_path: Path) -> None:
+    pytest.importorskip("temporalio.worker.workflow_sandbox")
+    done = children.run(
+        """
+        import sys
+        import acme.errors, inside
+        from catching import catch
+        from temporalio.worker.workflow_sandbox import SandboxRestrictions
+        from temporalio.worker.workflow_sandbox._importer import Importer, RestrictionContext
+        importer = Importer(SandboxRestrictions.default, RestrictionContext())
+        outside = acme.errors
+        with importer.applied():
+            import acme.errors
+            print(acme.errors is outside, [name for name in sys.modules if "faultlens" in name])
+        catch(acme.errors.Lost)  # the sandbox's
+        catch(outside.Refused)
+        print(inside.failures())
+        """,
+        env=acme.install(tmp_path),
+    )
+    assert done.stdout.splitlines() == [
+        "hooked 1",
+        "False []",
+        "{'acme.errors.Refused|user|w': 1}",
+    ]

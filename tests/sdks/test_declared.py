@@ -139,3 +139,51 @@ def test_a_bad_file_is_one_warning(env: dict[str, str | None]) -> None:
         f"FAULTLENS_RULES={path}, line 2: the modules are 7, expected a list of names. "
         "The built-in rules stay in force."
     ]
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        '[ sdk . acme ]\nmodules = ["acme.errors"]',
+        '["sdk".acme]\nmodules = ["acme.errors"]',
+        'sdk.acme.modules = ["acme.errors"]',
+        '[sdk]\nacme = {modules = ["acme.errors"]}',
+    ],
+)
+def test_a_table_in_each_form_that_toml_has(
+    table: str, env: dict[str, str | None], tmp_path: Path
+) -> None:
+    (tmp_path / "rules.toml").write_text(table)
+    found = children.report(
+        """
+        import acme.errors, inside
+        from catching import catch
+        catch(acme.errors.Lost)
+        inside.report(inside.failures())
+        """,
+        env=env,
+    )
+    assert found == {"acme.errors.Lost|unknown|w": 1}
+
+
+@pytest.mark.parametrize("order", ["acme.errors, flyte.errors", "flyte.errors, acme.errors"])
+def test_the_name_of_another_sdk_does_not_mix_the_two(
+    order: str, env: dict[str, str | None], tmp_path: Path
+) -> None:
+    table = '[sdk.flyte]\nmodules = ["acme.errors"]\nkind = "user"'
+    (tmp_path / "rules.toml").write_text(table)
+    found = children.report(
+        f"""
+        import {order}
+        import inside
+        from catching import catch
+        catch(acme.errors.Lost)
+        catch(flyte.errors.LogsNotYetAvailableError)
+        inside.report(inside.failures())
+        """,
+        env=env,
+    )
+    assert found == {
+        "acme.errors.Lost|user|w": 1,
+        "flyte.errors.LogsNotYetAvailableError|system|w": 1,
+    }

@@ -273,7 +273,7 @@ class Sdk:
 
         try:
             return metadata.version(self.distribution)
-        except metadata.PackageNotFoundError:
+        except Exception:  # not installed, or an entry of sys.path that importlib cannot read
             return "unknown"
 
     def rule(self, cls: type) -> Rule:
