@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import importlib
+from functools import partial
+from types import FunctionType
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import temporalio.client
@@ -214,3 +218,35 @@ inside.report([inside.failures(), log])
     assert failures == {"temporalio.exceptions.ApplicationError|user|w": 1}
     (warning,) = log
     assert "_WorkflowWorker._handle_activation as it is known; without it the runs" in warning
+
+
+def test_what_another_version_of_the_sdk_lacks_does_not_reach_the_worker() -> None:
+    class Other(Temporal):
+        def __init__(self) -> None:
+            self.classes = {}
+
+    hooked, recorder, nothing = hooks.Hooks(Other()), Mock(), object()
+    recorder.attempted.side_effect = recorder.outcome.side_effect = KeyError
+
+    async def run(self: object, *args: object) -> str:
+        return "ran"
+
+    def encode_failure() -> object:
+        exception = ValueError("no")
+        return convert(nothing, exception)
+
+    convert = hooked._converting(lambda self, exc: "converted", recorder)
+    encode = FunctionType(
+        encode_failure.__code__,
+        {"__name__": "temporalio.activity"},
+        closure=(encode_failure.__closure__),
+    )
+    assert encode() == "converted"
+    for wrapped in (
+        hooked._attempting(run),
+        hooked._activating(run, recorder),
+        hooked._completing(run, "ok", recorder),
+        hooks._within_worker(run, recorder),
+        hooks._reporting(run, partial(hooked._attempt_ended, recorder)),
+    ):
+        assert asyncio.run(wrapped(nothing, nothing, nothing)) == "ran"

@@ -260,7 +260,8 @@ class Hooks:
             if end is not None:
                 exc = end.f_locals.get(_ENDS[end.f_code.co_name])
                 if isinstance(exc, BaseException):
-                    self._converted(end, exc, recorder)
+                    with _harmless():
+                        self._converted(end, exc, recorder)
                     with self._while_converting(exc):
                         return convert(self_, *args, **kwargs)
             return convert(self_, *args, **kwargs)
@@ -270,21 +271,14 @@ class Hooks:
     def _attempting(self, run: Any) -> Any:
         @functools.wraps(run)
         async def wrapper(worker: Any, token: Any, start: Any, *args: Any, **kwargs: Any) -> Any:
-            execution = start.workflow_execution
-            found = {
-                "temporal.namespace": start.workflow_namespace,
-                "temporal.task_queue": guard.attribute(worker, "_task_queue"),
-                "temporal.workflow_id": execution.workflow_id,
-                "temporal.workflow_type": start.workflow_type,
-                "temporal.run_id": execution.run_id,
-                "temporal.activity_id": start.activity_id,
-                "temporal.activity_type": start.activity_type,
-                "temporal.attempt": start.attempt,
-            }
-            # Before the worker knows, the activity may tell another thread to complete it.
-            keys = ("token", token.hex()), ("ids", execution.workflow_id, start.activity_id)
-            self._attempts.update(dict.fromkeys(keys, start.activity_type))
-            before = _running.set(_Running(start.activity_type, found))
+            running, keys = None, dict[tuple[str, ...], str]()
+            with _harmless():
+                running = _attempt_of(worker, start)
+                ids = start.workflow_execution.workflow_id, start.activity_id
+                # Before the worker knows, the activity may tell another thread to complete it.
+                keys = dict.fromkeys((("token", token.hex()), ("ids", *ids)), running.task)
+                self._attempts.update(keys)
+            before = _running.set(running)
             try:
                 return await run(worker, token, start, *args, **kwargs)
             finally:
@@ -328,7 +322,8 @@ class Hooks:
                 answer = await complete(handle, *args, **kwargs)
             finally:
                 _running.reset(token)
-            self._report(recorder, running.task, outcome or running.outcome)
+            with _harmless():
+                self._report(recorder, running.task, outcome or running.outcome)
             return answer
 
         return wrapper
@@ -336,10 +331,13 @@ class Hooks:
     def _activating(self, activate: Any, recorder: Recorder) -> Any:
         @functools.wraps(activate)
         async def wrapper(worker: Any, act: Any, *args: Any, **kwargs: Any) -> Any:
-            running = self._run_of(act)
+            running = None
+            with _harmless():
+                running = self._run_of(act)
             token = _running.set(running)
             try:
-                self._note_nondeterminism(act, recorder)
+                with _harmless():
+                    self._note_nondeterminism(act, recorder)
                 return await activate(worker, act, *args, **kwargs)
             finally:
                 _running.reset(token)
@@ -489,17 +487,46 @@ _OUTCOMES = {
 def _within_worker(run: Any, recorder: Recorder) -> Any:
     @functools.wraps(run)
     async def wrapper(worker: Any, *args: Any, **kwargs: Any) -> Any:
-        name = _name_of(worker)
+        name = None
+        with _harmless():
+            name = _name_of(worker)
         token = _worker.set(name or "")
         if name:
-            _workers[worker.task_queue] = name
-            recorder.worker_seen(name)
+            with _harmless():
+                _workers[worker.task_queue] = name
+                recorder.worker_seen(name)
         try:
             return await run(worker, *args, **kwargs)
         finally:
             _worker.reset(token)
 
     return wrapper
+
+
+@contextlib.contextmanager
+def _harmless() -> Iterator[None]:
+    """What goes wrong within, in a version of the SDK that differs, must not reach the program."""
+    try:
+        yield
+    except Exception as error:
+        if guard.of_a_signal(error):
+            raise
+        _log.debug("faultlens could not note what Temporal runs, or how it ended", exc_info=True)
+
+
+def _attempt_of(worker: Any, start: Any) -> _Running:
+    execution = start.workflow_execution
+    found = {
+        "temporal.namespace": start.workflow_namespace,
+        "temporal.task_queue": guard.attribute(worker, "_task_queue"),
+        "temporal.workflow_id": execution.workflow_id,
+        "temporal.workflow_type": start.workflow_type,
+        "temporal.run_id": execution.run_id,
+        "temporal.activity_id": start.activity_id,
+        "temporal.activity_type": start.activity_type,
+        "temporal.attempt": start.attempt,
+    }
+    return _Running(start.activity_type, found)
 
 
 def _name_of(worker: Any) -> str | None:
@@ -515,10 +542,8 @@ def _reporting(complete: Any, report: Callable[[Any], None]) -> Any:
     @functools.wraps(complete)
     async def wrapper(worker: Any, completion: Any, *args: Any, **kwargs: Any) -> Any:
         answer = await complete(worker, completion, *args, **kwargs)
-        try:
+        with _harmless():
             report(completion)
-        except Exception:
-            _log.debug("faultlens could not note how an attempt ended", exc_info=True)
         return answer
 
     return wrapper
