@@ -41,7 +41,7 @@ def _files() -> Iterator[bytes]:
         except (OSError, ValueError):  # not there, an archive, or no possible path
             continue
         for name in names:
-            if name.endswith(".dist-info"):
+            if name.endswith((".dist-info", ".egg-info")):
                 try:
                     with open(join(directory, name, "entry_points.txt"), "rb") as file:
                         yield file.read()

@@ -85,7 +85,9 @@ def _take_in(module: ModuleType) -> None:
     """Whatever goes wrong here must not break an import."""
     try:
         _adjust_to(module)
-    except Exception:
+    except Exception as error:
+        if guard.of_a_signal(error):
+            raise
         name = module.__name__
         why = f"faultlens could not hook into {name}; the program goes on without it."
         _log.warning("%s", why, exc_info=True)

@@ -179,23 +179,21 @@ def test_an_odd_entry_of_the_path_breaks_no_import(entry: str, tmp_path: Path) -
 def test_threads_that_import_at_once_never_wait_for_each_other_without_end(tmp_path: Path) -> None:
     adapter = "import meeting\nmeeting.in_adapter.set()\nimport acme.client\n" + acme.ADAPTER
     env = acme.install(tmp_path, adapter=adapter)
-    (tmp_path / "acme/__init__.py").touch()
+    (tmp_path / "acme/__init__.py").write_text("")
     (tmp_path / "acme/client.py").write_text(
         "import meeting\nmeeting.in_client.set()\nmeeting.in_adapter.wait()\n"
-        "meeting.until_another_thread_waits_for(__name__)\nCALLS = 1\n"
+        "meeting.until_another_thread_waits_for_it()\nCALLS = 1\n"
     )
     (tmp_path / "meeting.py").write_text(
         "import sys, threading, time\n"
         "in_adapter, in_client = threading.Event(), threading.Event()\n"
-        "def until_another_thread_waits_for(name):\n"
+        "def until_another_thread_waits_for_it():\n"
         "    import importlib._bootstrap as bootstrap\n"
-        "    lock = bootstrap._module_locks[name]()\n"
         "    while not bootstrap._blocking_on: time.sleep(0.01)\n"
     )
     done = children.run(
         """
-        import faulthandler, threading
-        faulthandler.dump_traceback_later(30, exit=True)
+        import threading
         import meeting
         def other():
             import acme.client
@@ -258,3 +256,33 @@ def test_a_sandbox_that_imports_an_sdk_anew_brings_in_no_second_faultlens(tmp_pa
         "False []",
         "{'acme.errors.Refused|user|w': 1}",
     ]
+
+
+def test_what_a_signal_handler_raises_while_an_sdk_is_hooked_reaches_the_program(
+    tmp_path: Path,
+) -> None:
+    adapter = acme.ADAPTER.replace(
+        'print("hooked", module.CALLS)', "import signal; signal.raise_signal(signal.SIGUSR1)"
+    )
+    done = children.run(
+        """
+        import signal
+        class Stop(Exception): pass
+        def stop(*_): raise Stop
+        signal.signal(signal.SIGUSR1, stop)
+        try:
+            import acme.client
+        except Stop:
+            print("stopped")
+        """,
+        env=acme.install(tmp_path, adapter=adapter),
+    )
+    assert (done.stdout, done.stderr) == ("stopped\n", "")
+
+
+def test_an_older_form_of_metadata(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    acme.install(tmp_path)
+    (tmp_path / "acme_faultlens-1.0.dist-info").rename(tmp_path / "acme_faultlens.egg-info")
+    (tmp_path / "other.egg-info").touch()  # a file, as of distutils
+    monkeypatch.setattr("sys.path", [str(tmp_path)])
+    assert installed() == {"acme.errors": "acme_faultlens:Acme"}
