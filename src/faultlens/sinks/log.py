@@ -34,7 +34,7 @@ from faultlens.sinks.record import Endings, Record, attributes
 
 __all__ = ["Log"]
 
-LINES_LIMIT = 10_000
+LINES_LIMIT = 2_000
 """The most lines that wait to be written."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
