@@ -216,6 +216,6 @@ def test_both_ways_of_raise_detection_meet_both_ends_of_the_sdks(suite: str) -> 
     assert met(suite) >= {(new, sdks) for new in (False, True) for sdks in ("oldest", "newest")}
 
 
-@pytest.mark.parametrize("suite", ["sinks", "exposition", "package", "flows"])
+@pytest.mark.parametrize("suite", ["sinks", "exposition", "package", "demo"])
 def test_the_other_suites_meet_each_of_them_once(suite: str) -> None:
     assert met(suite) >= {(False, "oldest"), (True, "newest")}
