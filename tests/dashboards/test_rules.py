@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -331,7 +332,18 @@ UNNOTICED: dict[str, list[str]] = {
 """The changes that change nothing, and why."""
 
 
+def is_prometheus_2() -> bool:
+    """Whether ranges include their start. From version 3 on, more of the changes change nothing."""
+    if shutil.which("promtool") is None:
+        return True
+    done = subprocess.run(
+        ["promtool", "--version"], capture_output=True, text=True, timeout=TIMEOUT, check=True
+    )
+    return "version 2." in done.stdout + done.stderr
+
+
 @needs("promtool")
+@pytest.mark.skipif(not is_prometheus_2(), reason="the list of changes is for Prometheus 2")
 def test_each_change_to_a_rule_is_noticed(tmp_path: Path) -> None:
     mutated = CASES.keys() - {f"{BURN}{window}" for window in WINDOWS if window != "30m"}
     made = [(name, *change) for name in mutated for change in changes(RULES[name])]
