@@ -19,7 +19,7 @@ help: ## this list
 demo: .venv/demo/.done ## the live demo; ONCE=1: prints its table once (2 min the first time)
 	@.venv/demo/bin/faultlens demo $(if $(ONCE),--once) $(if $(SECONDS),--seconds $(SECONDS))
 
-test: supported ## all checks, with the oldest and the newest SDKs (15 min on two cores)
+test: supported ## all checks, with the oldest and the newest SDKs (25 min on two cores)
 	@$(PYTHON) -m tests.matrix test $(TEST_ON)
 
 flows: supported ## what happens in the SDKs, and what is counted, as tables (3 min)

@@ -28,12 +28,12 @@ SDKS = ("oldest", "between", "newest")
 
 SUITES: Mapping[str, tuple[int, Sequence[str]]] = {
     "hook": (20, ["hook"]),
-    "sdks": (95, ["sdks"]),
-    "sinks": (15, ["sinks"]),
-    "exposition": (35, ["exposition", "test_serve.py", "test_deployment.py"]),
-    "package": (40, []),  # all tests that no other suite has
-    "demo": (45, ["demo"]),
-    "dashboards": (210, ["dashboards", "test_dashboards.py"]),
+    "sdks": (190, ["sdks"]),
+    "sinks": (40, ["sinks"]),
+    "exposition": (105, ["exposition", "test_serve.py", "test_deployment.py"]),
+    "package": (155, []),  # all tests that no other suite has
+    "demo": (55, ["demo"]),
+    "dashboards": (235, ["dashboards", "test_dashboards.py"]),
     "flows": (75, []),  # no tests but the programs in FLOWS
 }
 """For each suite its seconds on two idle cores, and where its tests are."""
