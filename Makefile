@@ -47,10 +47,10 @@ supported:
 	@printf 'Setting up .venv/demo, once; this takes a minute or two '
 	@$(PYTHON) -m venv --clear .venv/demo
 	@{ .venv/demo/bin/python $(PIP_INSTALL) --progress-bar off --editable '.[demo]'; echo "status $$?"; } | \
-	  while read -r word rest; do case $$word in \
-	    Collecting) printf . ;; \
-	    Installing) printf ' installing ' ;; \
-	    status) echo; exit $$rest ;; \
+	  while read -r word rest; do case "$$word $$rest" in \
+	    "Collecting "*) printf . ;; \
+	    "Installing collected "*) printf ' installing ' ;; \
+	    "status "*) echo; exit $$rest ;; \
 	  esac; done
 	@touch $@
 
