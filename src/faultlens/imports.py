@@ -5,8 +5,8 @@ would without us, and runs a callback once the module's own code has run. The mo
 and ``__loader__`` are the real ones by the time that code runs.
 
 Watched are the modules that adapters ask for. Which these are is known when the adapter is loaded,
-at the end of its errors module; another one may have begun by then. So all modules of a package
-are watched until its adapter is loaded, and after that those that it names.
+at the end of its errors module. The import of another module may be under way by that time. So all
+modules of a package are watched until its adapter is loaded, and then only those that it names.
 """
 
 from __future__ import annotations
@@ -28,8 +28,10 @@ _watched = {
     "opentelemetry.sdk.trace",
     "opentelemetry.exporter.prometheus",
 }
-_errors_modules: set[str] | None = None
-"""Those of all SDKs that have an adapter; None while nobody has looked for adapters."""
+_entry_points: dict[str, str] | None = None
+"""The installed adapters; None while nobody has looked for them."""
+_errors_modules: set[str] = set()
+"""Those of all SDKs that have an adapter."""
 _waiting: set[str] = set()
 """Those whose adapter is not loaded."""
 _unknown: tuple[str, ...] = ()
@@ -119,13 +121,20 @@ def _is_watched(name: str) -> bool:
     return name in _watched or name.startswith(_unknown)
 
 
-def _known() -> set[str]:
-    global _errors_modules
-    if _errors_modules is None:
+def adapters() -> dict[str, str]:
+    """The entry points of the installed adapters. They are read once in a process."""
+    global _entry_points
+    if _entry_points is None:
         from faultlens import entry_points
 
-        _errors_modules = set(entry_points.installed())
+        _entry_points = entry_points.installed()
+        _errors_modules.update(_entry_points)
         _wait_for(_errors_modules)
+    return _entry_points
+
+
+def _known() -> set[str]:
+    adapters()
     return _errors_modules
 
 
@@ -164,8 +173,8 @@ class _Finder:
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if _errors_modules is None and _is_third_party(name):
-            _known()
+        if _entry_points is None and _is_third_party(name):
+            adapters()
         if not _is_watched(name):
             return None
         for finder in sys.meta_path:

@@ -10,7 +10,7 @@ import importlib
 import logging
 from collections.abc import Mapping
 
-from faultlens import entry_points, imports
+from faultlens import imports
 from faultlens.sdks import INTERFACE, Sdk
 
 __all__ = ["AdapterError", "adapter_of", "add", "installed", "load"]
@@ -26,9 +26,12 @@ class AdapterError(Exception):
     """An adapter that cannot be used; the message says which, why, and what happens now."""
 
 
-def installed() -> Mapping[str, str | type[Sdk]]:
+def installed() -> dict[str, str | type[Sdk]]:
     """By errors module: the value of the adapter's entry point, or the class that was added."""
-    return _all()
+    global _values
+    if _values is None:
+        _values = dict(imports.adapters())
+    return _values
 
 
 def add(adapters: Mapping[str, type[Sdk]]) -> None:
@@ -36,7 +39,7 @@ def add(adapters: Mapping[str, type[Sdk]]) -> None:
 
     An SDK that is already imported is recorded from now on, if faultlens is enabled.
     """
-    _all().update(adapters)
+    installed().update(adapters)
     for name in adapters:
         _loaded.pop(name, None)
     imports.expect(adapters)
@@ -49,7 +52,7 @@ def adapter_of(module: str) -> type[Sdk] | None:
     """
     if module in _loaded:
         return _loaded[module]
-    if module not in _all():
+    if module not in installed():
         return None
     try:
         return load(module)
@@ -62,7 +65,7 @@ def adapter_of(module: str) -> type[Sdk] | None:
 
 def load(module: str) -> type[Sdk]:
     """The adapter whose entry point has this name. Raises AdapterError."""
-    value = _all()[module]
+    value = installed()[module]
     try:
         adapter = _named(value) if isinstance(value, str) else value
         _check(adapter, module)
@@ -75,13 +78,6 @@ def load(module: str) -> type[Sdk]:
     _loaded.update(dict.fromkeys(adapter.errors_modules, adapter))
     imports.watch(adapter.errors_modules, adapter.hooked_modules)
     return adapter
-
-
-def _all() -> dict[str, str | type[Sdk]]:
-    global _values
-    if _values is None:
-        _values = dict(entry_points.installed())
-    return _values
 
 
 def _named(value: str) -> type[Sdk]:
