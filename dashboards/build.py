@@ -943,7 +943,7 @@ def one_class() -> dashboard.Dashboard:
             Strip(height=7, panels=[(16, by_worker), (8, what_to_do())]),
             Strip(height=6, panels=[(8, one) for one in details]),
             Strip(height=10, panels=[(24, traces)]),
-            # Folded away: whoever has no Loki sees a line, and no error.
+            # Folded: without Loki, users see one line and no error.
             Fold("Log lines, from a Loki data source", Strip(height=10, panels=[(24, lines())])),
         ],
     )

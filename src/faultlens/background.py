@@ -254,7 +254,7 @@ class _Thread:
 
 
 class _Bell(Job):
-    """Wakes the thread. Not to be rung in a raise: the descriptor may be the program's by then."""
+    """Wakes the thread. Must not ring in a raise: the program may own the descriptor by then."""
 
     def __init__(self) -> None:
         self._ends: tuple[Socket, ...] = ()

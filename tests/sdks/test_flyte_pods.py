@@ -45,7 +45,7 @@ TASKS = """
 
     @env.task
     async def fails_in_some_ranks() -> int:
-        # As ranks do: whoever fails ends, the others wait for it, and torchrun kills them.
+        # As ranks do: the rank that fails ends, the others wait for it, and torchrun kills them.
         failing = os.environ["FAILING"].split()
         if os.environ["RANK"] in os.environ.get("HANDLING", "").split():
             try:

@@ -122,7 +122,7 @@ def test_a_history_is_the_same_with_and_without(first: str, then: str) -> None:
         f"sys.argv.append({histories!r})\nsys.argv[1] = json.dumps(sys.argv[1])\n" + REPLAY,
         {"FAULTLENS": then},
     )
-    assert failures == {}, "a replay is no failure"
+    assert failures == {}, "a replay does not count as a failure"
     assert bool(suppressed) == (then == "1")
 
 

@@ -2,7 +2,7 @@
 
 Through the program's own meter provider; in a program without one, where ``OTEL_METRICS_EXPORTER``
 says. Names and labels are those on ``/metrics``. Each process reports what it has counted itself:
-whoever receives it adds the processes up.
+the receiver adds the processes up.
 """
 
 from __future__ import annotations

@@ -170,7 +170,7 @@ class Orchestrator:
                         └──── wake, when no step is open any more ◄────┘
                                             └──► complete, fail ──► closed, a step of its parent
 
-    Every method runs under the lock of `changed`; whoever waits is woken after each change.
+    Every method runs under the lock of `changed`; each change wakes the waiting threads.
     """
 
     def __init__(self) -> None:

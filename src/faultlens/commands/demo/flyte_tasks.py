@@ -153,7 +153,7 @@ async def mail(report: str) -> str:
     raise flyte.errors.RuntimeUnknownError("NoReply", "the relay hung up", worker="mail-node-2")
 
 
-# --- the scenarios; whoever runs the pipeline would look at what is suppressed here --------------
+# --- the scenarios; the pipeline's owner would look at what is suppressed here --------------
 
 
 def run(task: Any, **inputs: object) -> Any:
