@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import deque
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, Literal
@@ -14,7 +15,7 @@ from typing import Any, Literal
 from faultlens import interpreter
 from faultlens.settings import Settings
 
-__all__ = ["Signal", "load", "named", "resource"]
+__all__ = ["Outbox", "Signal", "load", "named", "resource"]
 
 _log = logging.getLogger("faultlens")
 
@@ -69,6 +70,36 @@ def load(signal: Signal, settings: Settings) -> list[Callable[[], Any]]:
     if exporters:
         _surroundings()
     return exporters
+
+
+class Outbox:
+    """What a provider of our own has finished, until `export` sends it.
+
+    OpenTelemetry's batch processors would start a thread, which the host would see.
+
+    exporters: the classes that `load` has given.
+    what: what is sent, in words, for the log.
+    """
+
+    def __init__(self, exporters: list[Callable[[], Any]], what: str) -> None:
+        self.finished: deque[Any] = deque()
+        self._exporters = [exporter() for exporter in exporters]
+        self._what = what
+
+    def export(self) -> None:
+        """Send all that is finished."""
+        batch = []
+        while self.finished:
+            batch.append(self.finished.popleft())
+        for exporter in self._exporters if batch else ():
+            try:
+                exporter.export(batch)
+            except Exception:
+                _log.debug("faultlens could not send its %s", self._what, exc_info=True)
+
+    def shutdown(self) -> None:
+        for exporter in self._exporters:
+            exporter.shutdown()
 
 
 def resource() -> Any:

@@ -31,7 +31,7 @@ from faultlens import interpreter, natives
 from faultlens.background import Patience, no_fork
 from faultlens.scrub import Scrub
 from faultlens.settings import Settings
-from faultlens.sinks.exporters import load, resource
+from faultlens.sinks.exporters import Outbox, load, resource
 from faultlens.sinks.record import Endings, Record, attributes, headline
 
 __all__ = ["EVENT", "LogRecords", "has_event_names"]
@@ -215,17 +215,15 @@ def _takes_fields(logger: type) -> bool:
     return "event_name" in inspect.signature(logger.emit).parameters  # type: ignore[attr-defined]
 
 
-class _Own:
-    """A logger provider of our own, whose records `export` sends.
-
-    OpenTelemetry's batch processor would start a thread, which the host would see.
-    """
+class _Own(Outbox):
+    """A logger provider of our own, whose records `export` sends."""
 
     def __init__(self, exporters: list[Callable[[], Any]]) -> None:
         from opentelemetry.sdk._logs import LoggerProvider
         from opentelemetry.sdk._logs.export import SimpleLogRecordProcessor
 
-        emitted = self._emitted = deque[Any]()
+        super().__init__(exporters, "log records")
+        emitted = self.finished
 
         class Collector:
             """An exporter, since each version of OpenTelemetry has a record of its own for them."""
@@ -233,23 +231,7 @@ class _Own:
             def export(self, batch: Sequence[Any]) -> None:
                 emitted.extend(batch)
 
-        self._exporters = [exporter() for exporter in exporters]
         # shutdown_on_exit: its own has no time limit.
         self.provider = LoggerProvider(resource=resource(), shutdown_on_exit=False)
         collector: Any = Collector()
         self.provider.add_log_record_processor(SimpleLogRecordProcessor(collector))
-
-    def export(self) -> None:
-        """Send all records that were emitted."""
-        records = []
-        while self._emitted:
-            records.append(self._emitted.popleft())
-        for exporter in self._exporters if records else ():
-            try:
-                exporter.export(records)
-            except Exception:
-                _log.debug("faultlens could not send its log records", exc_info=True)
-
-    def shutdown(self) -> None:
-        for exporter in self._exporters:
-            exporter.shutdown()

@@ -27,7 +27,7 @@ from faultlens.failure import Failure
 from faultlens.identity import IdentityMap
 from faultlens.scrub import Scrub
 from faultlens.settings import Settings
-from faultlens.sinks.exporters import load, resource
+from faultlens.sinks.exporters import Outbox, load, resource
 from faultlens.sinks.record import MESSAGE_LIMIT, Record, attributes, ours
 
 __all__ = ["Spans"]
@@ -288,37 +288,19 @@ def _make(tracer: Any, waiting: _Waiting, scrub: Scrub) -> None:
         span.end(end_time=moment)
 
 
-class _Own:
-    """A tracer provider of our own, whose spans `export` sends.
-
-    OpenTelemetry's batch processor would start a thread, which the host would see.
-    """
+class _Own(Outbox):
+    """A tracer provider of our own, whose spans `export` sends."""
 
     def __init__(self, exporters: list[Callable[[], Any]]) -> None:
         from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 
-        ended = self._ended = deque[Any]()
+        super().__init__(exporters, "spans")
+        ended = self.finished
 
         class Processor(SpanProcessor):
             def on_end(self, span: Any) -> None:
                 ended.append(span)
 
-        self._exporters = [exporter() for exporter in exporters]
         # shutdown_on_exit: its own has no time limit.
         self.provider = TracerProvider(resource=resource(), shutdown_on_exit=False)
         self.provider.add_span_processor(Processor())
-
-    def export(self) -> None:
-        """Send all spans that have ended."""
-        spans = []
-        while self._ended:
-            spans.append(self._ended.popleft())
-        for exporter in self._exporters if spans else ():
-            try:
-                exporter.export(spans)
-            except Exception:
-                _log.debug("faultlens could not send its spans", exc_info=True)
-
-    def shutdown(self) -> None:
-        for exporter in self._exporters:
-            exporter.shutdown()
