@@ -305,6 +305,34 @@ def test_signals_and_finalizers_at_any_point_neither_hang_nor_lose_a_count() -> 
     assert children.report(source) == [1000, 1000, 0]
 
 
+def test_an_exception_that_was_only_constructed_is_not_lost_wherever_it_is_freed() -> None:
+    """The garbage collector often runs where our callback begins."""
+    source = """
+        import gc
+        import inside
+        from flyte.errors import RuntimeUserError
+
+        def fail(cls, *args):
+            try:
+                raise cls(*args)
+            except cls:
+                pass
+
+        gc.freeze()
+        for number in range(500):
+            fail(RuntimeUserError, "c", "m")  # from now on the interpreter reports each raise
+            constructed = [RuntimeUserError("c", "m")]
+            constructed.append(constructed)
+            del constructed  # only the collector frees it
+            gc.set_threshold(1 + number % 20)
+            for _ in range(9):
+                fail(ValueError)
+            gc.set_threshold(0)
+        inside.report(inside.total())
+    """
+    assert children.report(source) == 500
+
+
 def test_raises_while_the_thread_holds_an_opentelemetry_lock_do_not_hang() -> None:
     """A finalizer or a signal handler can interrupt anything and raise."""
     source = """

@@ -90,8 +90,6 @@ def test_labels_rules_and_events(tmp_path: Path) -> None:
 
 
 RECORD = """
-inside.expect_dropped()  # the flows look at that; this is about the histories
-
 async def main():
     temporal_workflows.anew()
     client = await temporal.connected()

@@ -66,7 +66,7 @@ class Monitoring:
         self._stays_on = False
         self._numbers = count()
         self._last_number = -1
-        """The number of the exception that was reported last."""
+        """Exceptions with a smaller number are older than the last callback for one of ours."""
         self._last = 0
         """The id of the exception reported last, whose event repeats in each frame it unwinds."""
         self._foreign = 0
@@ -133,7 +133,7 @@ class Monitoring:
         reported = self._pending.pop(key, None)
         if reported is not None:
             self._last = key
-            self._last_number = reported.number
+            reported.number = self._last_number = next(self._numbers)
             self._foreign = 0
             outcome: BaseException | bool = False
             try:
@@ -190,17 +190,23 @@ class Monitoring:
     def _may_be_unseen(self, birth: Birth) -> bool:
         """Whether it was constructed and freed by code that interrupted our callback.
 
-        The garbage collector may also free an older exception there, which was never raised.
+        The garbage collector also frees older exceptions there, which were never raised.
         """
+        if birth.thread != self._get_ident():
+            return False
         frame = self._getframe(1).f_back  # None when module globals are cleared, at exit
+        interrupted = False
         for _ in range(_STACK_LIMIT):
             if frame is None:
                 return False
             if frame.f_code is self._callback_code:
-                found = frame.f_locals
-                reported = found.get("reported") or self._pending.get(id(found.get("exc")))
-                # If the callback is for another exception, the last of ours is the best estimate.
-                return birth.number > (reported.number if reported else self._last_number)
+                reported: Birth | None = frame.f_locals.get("reported")
+                if reported is not None:
+                    return birth.number > reported.number
+                # It was interrupted before it handled anything. What the collector frees by itself
+                # is older; of what other code frees, the last callback's number is an estimate.
+                return interrupted and birth.number > self._last_number
+            interrupted = True
             frame = frame.f_back
         return False
 
