@@ -6,6 +6,7 @@ import asyncio
 import concurrent.futures
 import contextlib
 import functools
+import itertools
 import os
 import shutil
 import subprocess
@@ -14,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from temporalio.api.testservice.v1 import LockTimeSkippingRequest, UnlockTimeSkippingRequest
 from temporalio.client import Client
 from temporalio.worker import Worker
 
@@ -30,7 +30,7 @@ __all__ = [
     "is_missing",
     "needs_server",
     "one_server",
-    "skipping_time",
+    "start_server",
     "until",
     "working",
 ]
@@ -59,12 +59,12 @@ def is_missing() -> bool:
 
 @functools.cache
 def server() -> str:
-    """The address of the server of this process, or of the one that started it.
+    """The address of the server of this process, or of the one that started it."""
+    return os.environ.get(ADDRESS) or start_server()
 
-    It ends with the process that started it, as its stdin closes.
-    """
-    if address := os.environ.get(ADDRESS):
-        return address
+
+def start_server() -> str:
+    """Start a server that ends with this process, as its stdin closes; returns its address."""
     process = subprocess.Popen(
         ["java", "-cp", f"{JARS}/*", str(HERE / "temporal_server/TemporalServer.java")],
         stdin=subprocess.PIPE,
@@ -83,9 +83,16 @@ _servers: list[subprocess.Popen[str]] = []
 """Kept, or their stdin would be closed."""
 
 
-async def connected(**options: Any) -> Client:
-    """A client of the server."""
-    return await Client.connect(server(), **options)
+_clients = itertools.count(1)
+
+
+async def connected(address: str = "", **options: Any) -> Client:
+    """A client of a server, in a namespace of its own.
+
+    The server may hand a task to a worker that has just gone. It would be lost.
+    """
+    namespace = f"tests-{os.getpid()}-{next(_clients)}"
+    return await Client.connect(address or server(), namespace=namespace, **options)
 
 
 @pytest.fixture(autouse=True)
@@ -114,16 +121,6 @@ async def working(client: Client, *names: str, **options: Any) -> AsyncIterator[
         worker = Worker(client, **{"activity_executor": threads, **given})
         async with worker:
             yield worker
-
-
-@contextlib.asynccontextmanager
-async def skipping_time(client: Client) -> AsyncIterator[None]:
-    """Let the server skip the time in which nothing happens."""
-    await client.test_service.unlock_time_skipping(UnlockTimeSkippingRequest())
-    try:
-        yield
-    finally:
-        await client.test_service.lock_time_skipping(LockTimeSkippingRequest())
 
 
 async def until(condition: Callable[[], object]) -> None:

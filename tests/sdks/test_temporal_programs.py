@@ -77,11 +77,11 @@ def test_labels_rules_and_events(tmp_path: Path) -> None:
         "faultlens.reason": "network",
         "temporal.activity_type": "connect",
         "temporal.attempt": "1",
-        "temporal.namespace": "default",
         "temporal.task_queue": "flows",
         "temporal.workflow_type": "calling",
     }
     assert wanted.items() <= of_activity.items()
+    assert of_activity["temporal.namespace"].startswith("tests-")
     assert of_activity["temporal.workflow_id"]
     assert of_activity["temporal.run_id"]
     of_workflow = [e for e in events if e["exception.type"].endswith(".CardDeclined")]
