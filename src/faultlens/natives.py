@@ -24,6 +24,7 @@ __all__ = [
     "close",
     "get_ident",
     "getaddrinfo",
+    "locks_are_eventlets",
     "modules",
     "monotonic",
     "pristine",
@@ -60,6 +61,12 @@ allocate_lock = _thread.allocate_lock
 RLock = _thread.RLock
 
 POLLIN, POLLOUT = 1, 4
+
+
+def locks_are_eventlets() -> bool:
+    """Whether the program's new locks are eventlet's: two threads that meet at one can hang."""
+    lock = getattr(modules.get("threading"), "Lock", None)
+    return str(getattr(lock, "__module__", "")).startswith("eventlet.")
 
 
 def wait(watched: Mapping[int, int], seconds: float) -> dict[int, int]:

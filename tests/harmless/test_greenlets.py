@@ -74,3 +74,40 @@ def test_each_raise_of_each_greenlet_is_counted(package: str, first: str) -> Non
     source = "\n".join([*order, _PROGRAM, _RUN[package].format(n=GREENLETS)])
     counted = children.report(f"{source}\ninside.report([len(done), inside.total()])")
     assert counted == [GREENLETS, GREENLETS * 10]
+
+
+_OUTSIDE = """
+import inside
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+spans = InMemorySpanExporter()
+provider = TracerProvider()
+provider.add_span_processor(SimpleSpanProcessor(spans))
+trace.set_tracer_provider(provider)
+
+def fail():
+    try:
+        raise flyte.errors.RuntimeUserError("c", "m")
+    except flyte.errors.RuntimeUserError:
+        pass
+
+fail()
+with trace.get_tracer("host").start_as_current_span("host"):
+    fail()
+inside.settle()
+found = sorted((span.name, len(span.events)) for span in spans.get_finished_spans())
+inside.report([inside.total(), found])
+"""
+
+
+@pytest.mark.parametrize(
+    ("package", "spans"), [("gevent", [["exception", 1], ["host", 1]]), ("eventlet", [["host", 1]])]
+)
+def test_our_thread_does_not_share_eventlets_locks(package: str, spans: list[object]) -> None:
+    """A thread that waits for one is never woken, so no span of our own is made there."""
+    pytest.importorskip(package)
+    found = children.report("\n".join([_PATCH[package], _IMPORT, _OUTSIDE]))
+    assert found == [2, spans]

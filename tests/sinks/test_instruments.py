@@ -304,7 +304,7 @@ inside.report(inside.failures())
     )
     assert done.stdout == '{"flyte.errors.OOMError|user|w": 2}\n'
     assert done.stderr == (
-        "OTEL_METRICS_EXPORTER: 10s is no number; faultlens itself sends no metrics.\n"
+        "faultlens: OTEL_METRICS_EXPORTER: 10s is no number; faultlens itself sends no metrics.\n"
     )
 
 

@@ -376,6 +376,6 @@ def test_a_value_that_cannot_be_used_is_one_warning(
 ) -> None:
     assert settings.load({"FAULTLENS_LOG": value}).log is None
     assert caplog.messages == [
-        f"FAULTLENS_LOG={value!r}: expected text or json, perhaps with a file: "
+        f"faultlens: FAULTLENS_LOG={value!r}: expected text or json, perhaps with a file: "
         "json:/var/log/faultlens.json; it is ignored."
     ]

@@ -126,7 +126,8 @@ def test_another_value_is_one_warning_and_changes_nothing() -> None:
     )
     assert '"exception.type"' in done.stdout
     assert done.stderr == (
-        "OTEL_SEMCONV_EXCEPTION_SIGNAL_OPT_IN='log': expected logs or logs/dup; it is ignored.\n"
+        "faultlens: OTEL_SEMCONV_EXCEPTION_SIGNAL_OPT_IN='log': expected logs or logs/dup; "
+        "it is ignored.\n"
     )
 
 
@@ -432,7 +433,7 @@ for name in ("ConsoleLogRecordExporter", "ConsoleLogExporter"):
     exporter = "nonesuch" if broken == "not installed" else "console"
     done = children.run(source + "fail(2)", env={**OPT_IN, "OTEL_LOGS_EXPORTER": exporter})
     (line,) = done.stderr.splitlines()
-    assert line.startswith("OTEL_LOGS_EXPORTER")
+    assert line.startswith("faultlens: OTEL_LOGS_EXPORTER")
 
 
 @needs_otlp

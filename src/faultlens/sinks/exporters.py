@@ -15,7 +15,7 @@ from typing import Any, Literal
 from faultlens import interpreter
 from faultlens.settings import Settings
 
-__all__ = ["Outbox", "Signal", "load", "named", "resource"]
+__all__ = ["Asked", "Outbox", "Signal", "load", "named", "resource"]
 
 _log = logging.getLogger("faultlens")
 
@@ -61,7 +61,7 @@ def load(signal: Signal, settings: Settings) -> list[Callable[[], Any]]:
             exporters.append(entry.load())
         except Exception as error:
             _log.warning(
-                "OTEL_%s_EXPORTER=%s: %s; faultlens itself sends nothing to it. "
+                "faultlens: OTEL_%s_EXPORTER=%s: %s; faultlens itself sends nothing to it. "
                 "For otlp: pip install opentelemetry-exporter-otlp-proto-http.",
                 signal.upper(),
                 name,
@@ -70,6 +70,23 @@ def load(signal: Signal, settings: Settings) -> list[Callable[[], Any]]:
     if exporters:
         _surroundings()
     return exporters
+
+
+class Asked:
+    """Asks a provider for its tracer or logger once, until there is another provider.
+
+    Each time it is asked, OpenTelemetry takes a lock and changes the filters of warnings.
+    """
+
+    def __init__(self, ask: Callable[[Any], Any]) -> None:
+        self._ask = ask
+        self._provider: Any = None
+        self._answer: Any = None
+
+    def __call__(self, provider: Any) -> Any:
+        if provider is not self._provider:
+            self._provider, self._answer = provider, self._ask(provider)
+        return self._answer
 
 
 class Outbox:

@@ -87,7 +87,10 @@ class Instruments:
                     self._own = self._provider()
             except Exception as error:  # a setting that the exporter cannot use, perhaps
                 self._exporters = []
-                _log.warning("OTEL_METRICS_EXPORTER: %s; faultlens itself sends no metrics.", error)
+                _log.warning(
+                    "faultlens: OTEL_METRICS_EXPORTER: %s; faultlens itself sends no metrics.",
+                    error,
+                )
                 return
         if not _program_has_a_provider():  # set meanwhile: to make ours takes a while
             self._own.force_flush()

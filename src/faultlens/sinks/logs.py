@@ -31,7 +31,7 @@ from faultlens import interpreter, natives
 from faultlens.background import Patience, no_fork
 from faultlens.scrub import Scrub
 from faultlens.settings import Settings
-from faultlens.sinks.exporters import Outbox, load, resource
+from faultlens.sinks.exporters import Asked, Outbox, load, resource
 from faultlens.sinks.record import Endings, Record, attributes, headline
 
 __all__ = ["EVENT", "LogRecords", "has_event_names"]
@@ -64,7 +64,7 @@ class LogRecords:
     ) -> None:
         # A sub-interpreter has no thread to emit.
         self.on = settings.log_records and not settings.otel_disabled and interpreter.is_main()
-        self._version = version
+        self._logger_of = Asked(lambda provider: provider.get_logger("faultlens", version))
         self._scrub = scrub
         self._endings = endings
         self._patience = patience
@@ -101,7 +101,7 @@ class LogRecords:
                     break
                 record = self._waiting.popleft()
                 try:
-                    _emit(provider.get_logger("faultlens", self._version), record, self._scrub)
+                    _emit(self._logger_of(provider), record, self._scrub)
                 except BaseException as error:  # by a log processor of the program's
                     self._failed(error)
         finally:
@@ -141,6 +141,8 @@ class LogRecords:
 
         Asked in public, OpenTelemetry 1.20 sets one, and a later one may load one.
         """
+        if natives.locks_are_eventlets():  # our own thread must not share them
+            return None
         internal = natives.modules.get(f"{API}._internal")
         provider = getattr(internal, "_LOGGER_PROVIDER", None)
         return None if type(provider).__name__ == "NoOpLoggerProvider" else provider
@@ -156,7 +158,9 @@ class LogRecords:
                     except Exception as error:  # a setting that the exporter cannot use, perhaps
                         self._exporters = []
                         _log.warning(
-                            "OTEL_LOGS_EXPORTER: %s; faultlens itself sends no log records.", error
+                            "faultlens: OTEL_LOGS_EXPORTER: %s; "
+                            "faultlens itself sends no log records.",
+                            error,
                         )
                         return None
             provider = self._own.provider

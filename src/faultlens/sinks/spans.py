@@ -27,7 +27,7 @@ from faultlens.failure import Failure
 from faultlens.identity import IdentityMap
 from faultlens.scrub import Scrub
 from faultlens.settings import Settings
-from faultlens.sinks.exporters import Outbox, load, resource
+from faultlens.sinks.exporters import Asked, Outbox, load, resource
 from faultlens.sinks.record import MESSAGE_LIMIT, Record, attributes, ours
 
 __all__ = ["Spans"]
@@ -65,7 +65,7 @@ class Spans:
         failed: Callable[[BaseException], None] = lambda error: None,
     ) -> None:
         self._settings = settings
-        self._version = version
+        self._tracer_of = Asked(lambda provider: provider.get_tracer("faultlens", version))
         self._scrub = scrub
         self._patience = patience
         self._failed = failed
@@ -173,12 +173,16 @@ class Spans:
         self._recorded.discard(exc)
 
     def _provider(self) -> Any:
-        """What makes spans of our own: the program's provider, or the environment's exporters."""
+        """What makes spans of our own: the program's provider, or the environment's exporters.
+
+        None if there is neither.
+        """
         trace = natives.modules.get("opentelemetry.trace")
         if trace is not None:
             provider = trace.get_tracer_provider()
             if not isinstance(provider, trace.ProxyTracerProvider):
-                return provider
+                # Our own thread must not share eventlet's locks.
+                return None if natives.locks_are_eventlets() else provider
         return self._exporters or None
 
     def _tracer(self) -> Any:
@@ -188,7 +192,7 @@ class Spans:
                 with no_fork:
                     self._own = _Own(self._exporters)
             provider = self._own.provider
-        return provider and provider.get_tracer("faultlens", self._version)
+        return provider and self._tracer_of(provider)
 
     # One event per exception per span.
 
