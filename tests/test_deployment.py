@@ -521,6 +521,6 @@ def test_a_user_without_the_group_is_warned_and_changes_nothing(
     prepare(directory)
     assert fail(directory, 1000, reading, groups=[GROUP], times=6) == ""
     said = fail(directory, 2000, reading, groups=[], times=1)
-    assert "faultlens's store" in said
+    assert "faultlens: the store" in said
     with served(directory, reading) as url:
         assert LINE in endpoint.fetch(url)

@@ -420,10 +420,11 @@ def test_a_line_that_cannot_be_used_is_one_warning_and_the_others_hold(
     assert scrub.text("ORD-17 password=x") == "[scrubbed] password=[scrubbed]"
     unclosed, slow = (record.getMessage() for record in caplog.records)
     assert unclosed == (
-        "FAULTLENS_SCRUB: '(unclosed': expected a regular expression: missing ), unterminated "
-        "subpattern at position 0; this line is ignored."
+        "faultlens: FAULTLENS_SCRUB: '(unclosed': expected a regular expression: missing ), "
+        "unterminated subpattern at position 0; this line is ignored."
     )
-    assert slow.startswith("FAULTLENS_SCRUB: '(a+)+b': it could take more than 20,000,000 steps")
+    start = "faultlens: FAULTLENS_SCRUB: '(a+)+b': it could take more than 20,000,000 steps"
+    assert slow.startswith(start)
 
 
 @given(st.text(max_size=200))

@@ -89,8 +89,11 @@ def _take_in(module: ModuleType) -> None:
         if guard.of_a_signal(error):
             raise
         name = module.__name__
-        why = f"faultlens could not hook into {name}; the program goes on without it."
-        _log.warning("%s", why, exc_info=True)
+        _log.warning(
+            "faultlens: %s could not be hooked; the program goes on without it.",
+            name,
+            exc_info=True,
+        )
 
 
 def _adjust_to(module: ModuleType) -> None:
@@ -179,7 +182,7 @@ class Pipeline:
         self._started = natives.time()
         self._warn_of_names(checking.why_unknown)
         for problem in checking.unreachable(self.rules):
-            _log.warning("%s", problem)
+            _log.warning("faultlens: %s", problem)
         atexit.register(self._end)
 
     # The parts.
@@ -301,7 +304,7 @@ class Pipeline:
         self.ledger.check()
         self.claims.sweep()
         while self._problems:
-            _log.warning("%s", self._problems.popleft())
+            _log.warning("faultlens: %s", self._problems.popleft())
 
     def _after_fork(self) -> None:
         """A forked child counts for the first time."""
@@ -586,8 +589,8 @@ class Pipeline:
             self._warned.add(reason)
             why = self.scrub.text(_told(error))
             self._problems.append(
-                f"faultlens could not record an exception in full ({reason}: {why}); the "
-                "program is not affected. Said once; counted in faultlens_dropped_total."
+                f"an exception could not be recorded in full ({reason}: {why}); the program is not "
+                "affected. Said once; counted in faultlens_dropped_total."
             )
 
     def _problem(self, reason: str) -> None:
@@ -597,7 +600,7 @@ class Pipeline:
         self._warned.add(reason)
         self.ledger.add((series.DROPPED, "store_error"), natives.time())
         self._problems.append(
-            f"faultlens's store: {reason}. What this process counts is kept in memory, and is "
+            f"the store: {reason}. What this process counts is kept in memory, and is "
             "written as soon as that works. FAULTLENS_STORE names another directory."
         )
 
@@ -607,7 +610,7 @@ class Pipeline:
             why = why_unknown(named)
             if why is not None:
                 end = "" if why[-1] == "?" else "."
-                _log.warning("%s changes nothing: %s%s", named.what, why, end)
+                _log.warning("faultlens: %s changes nothing: %s%s", named.what, why, end)
 
 
 class _Where(NamedTuple):

@@ -244,5 +244,5 @@ def load(value: str) -> Scrub:
     """What `FAULTLENS_SCRUB` says. Logs one warning for each line that cannot be used."""
     scrub, problems = read(value)
     for problem in problems:
-        _log.warning("%s.", problem)
+        _log.warning("faultlens: %s.", problem)
     return scrub

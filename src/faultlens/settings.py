@@ -348,7 +348,7 @@ def _read(variable: Variable, environ: Mapping[str, str]) -> Any:
     except ValueError as error:
         shown = value if len(value) <= 40 else value[:40] + "…"
         instead = f"{variable.default} is used" if variable.default else "it is ignored"
-        _log.warning("%s=%r: %s; %s.", variable.name, shown, error, instead)
+        _log.warning("faultlens: %s=%r: %s; %s.", variable.name, shown, error, instead)
         return variable.parse(variable.default)
 
 

@@ -115,7 +115,7 @@ def test_a_bad_file_is_named_with_the_line_and_what_was_expected(
     path = write(tmp_path, text)
     assert rules.load(path).files == ()
     (record,) = caplog.records
-    assert record.getMessage().startswith(f"FAULTLENS_RULES={path}")
+    assert record.getMessage().startswith(f"faultlens: FAULTLENS_RULES={path}")
     assert says in record.getMessage()
     assert "\n" not in record.getMessage()
     assert record.getMessage().endswith("The built-in rules stay in force.")
@@ -140,7 +140,7 @@ def test_without_a_toml_parser_one_line_says_what_is_needed(
     assert shipped.shipped
     (record,) = caplog.records
     assert record.getMessage() == (
-        "FAULTLENS_RULES=rules.toml: Python 3.10 has no TOML parser; "
+        "faultlens: FAULTLENS_RULES=rules.toml: Python 3.10 has no TOML parser; "
         "`pip install 'faultlens[rules]'` adds one. The built-in rules stay in force."
     )
 

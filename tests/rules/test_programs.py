@@ -176,7 +176,9 @@ def test_the_operator_s_profile(tmp_path: Path) -> None:
 
 def test_an_unknown_profile_is_one_warning() -> None:
     done = children.run(RAISES, env={"FAULTLENS_PROFILE": "oprator"})
-    assert done.stderr == "FAULTLENS_PROFILE='oprator': expected operator; it is ignored.\n"
+    assert (
+        done.stderr == "faultlens: FAULTLENS_PROFILE='oprator': expected operator; it is ignored.\n"
+    )
 
 
 def test_a_native_class_can_be_suppressed() -> None:

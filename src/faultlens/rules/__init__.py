@@ -75,7 +75,7 @@ def load(path: str, profile_name: str = "") -> Rules:
         except RulesError as error:
             if str(error) not in _told:
                 _told.add(str(error))
-                _log.warning("%s The built-in rules stay in force.", error)
+                _log.warning("faultlens: %s The built-in rules stay in force.", error)
     if profile_name:
         files.append(profile(profile_name))
     return Rules(files)

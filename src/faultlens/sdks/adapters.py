@@ -57,7 +57,7 @@ def adapter_of(module: str) -> type[Sdk] | None:
     try:
         return load(module)
     except AdapterError as error:
-        _log.warning("%s", error)
+        _log.warning("faultlens: %s", error)
         _loaded[module] = None
         imports.watch([module], ())
         return None
@@ -72,7 +72,7 @@ def load(module: str) -> type[Sdk]:
     except Exception as error:
         why = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise AdapterError(
-            f"faultlens: the adapter {value} of {module} cannot be used, and exceptions of that "
+            f"the adapter {value} of {module} cannot be used, and exceptions of that "
             f"SDK are not recorded: {why}"
         ) from error
     _loaded.update(dict.fromkeys(adapter.errors_modules, adapter))

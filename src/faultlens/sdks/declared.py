@@ -33,7 +33,10 @@ def add(sdks: Iterable[rules.DeclaredSdk]) -> None:
         taken = [name for name in sdk.modules if _is_of_another(name)]
         if taken:
             _log.warning(
-                "%s: [sdk.%s] changes nothing: %s has an adapter.", sdk.where, sdk.name, taken[0]
+                "faultlens: %s: [sdk.%s] changes nothing: %s has an adapter.",
+                sdk.where,
+                sdk.name,
+                taken[0],
             )
         else:
             adapters.add(dict.fromkeys(sdk.modules, _adapter(sdk)))
