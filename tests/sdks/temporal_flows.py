@@ -284,7 +284,7 @@ async def hang(client: Client, activity: str = "hang", **options: Any) -> None:
     attempts={"hang ok": 1, "calling unknown": 1},
 )
 async def an_activity_takes_too_long(client: Client) -> None:
-    await hang(client, start_to_close_timeout=0.5)
+    await hang(client, start_to_close_timeout=2)
 
 
 @case(
@@ -293,7 +293,7 @@ async def an_activity_takes_too_long(client: Client) -> None:
     attempts={"hang ok": 1, "calling unknown": 1},
 )
 async def an_activity_sends_no_heartbeat(client: Client) -> None:
-    await hang(client, heartbeat_timeout=0.5)
+    await hang(client, heartbeat_timeout=2)
 
 
 @case(

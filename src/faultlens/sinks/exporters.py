@@ -15,7 +15,7 @@ from typing import Any, Literal
 from faultlens import interpreter
 from faultlens.settings import Settings
 
-__all__ = ["Asked", "Outbox", "Signal", "load", "named", "resource"]
+__all__ = ["AskedOnce", "Outbox", "Signal", "load", "named", "resource"]
 
 _log = logging.getLogger("faultlens")
 
@@ -72,7 +72,7 @@ def load(signal: Signal, settings: Settings) -> list[Callable[[], Any]]:
     return exporters
 
 
-class Asked:
+class AskedOnce:
     """Asks a provider for its tracer or logger once, until there is another provider.
 
     Each time it is asked, OpenTelemetry takes a lock and changes the filters of warnings.

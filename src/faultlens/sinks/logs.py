@@ -31,7 +31,7 @@ from faultlens import interpreter, natives
 from faultlens.background import Patience, no_fork
 from faultlens.scrub import Scrub
 from faultlens.settings import Settings
-from faultlens.sinks.exporters import Asked, Outbox, load, resource
+from faultlens.sinks.exporters import AskedOnce, Outbox, load, resource
 from faultlens.sinks.record import Endings, Record, attributes, headline
 
 __all__ = ["EVENT", "LogRecords", "has_event_names"]
@@ -64,7 +64,7 @@ class LogRecords:
     ) -> None:
         # A sub-interpreter has no thread to emit.
         self.on = settings.log_records and not settings.otel_disabled and interpreter.is_main()
-        self._logger_of = Asked(lambda provider: provider.get_logger("faultlens", version))
+        self._logger_of = AskedOnce(lambda provider: provider.get_logger("faultlens", version))
         self._scrub = scrub
         self._endings = endings
         self._patience = patience
@@ -139,7 +139,7 @@ class LogRecords:
     def _programs(self) -> Provider:
         """The provider that the program has set, if any. Runs no code: this is for a raise.
 
-        Asked in public, OpenTelemetry 1.20 sets one, and a later one may load one.
+        AskedOnce in public, OpenTelemetry 1.20 sets one, and a later one may load one.
         """
         if natives.locks_are_eventlets():  # our own thread must not share them
             return None

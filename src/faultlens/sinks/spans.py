@@ -27,7 +27,7 @@ from faultlens.failure import Failure
 from faultlens.identity import IdentityMap
 from faultlens.scrub import Scrub
 from faultlens.settings import Settings
-from faultlens.sinks.exporters import Asked, Outbox, load, resource
+from faultlens.sinks.exporters import AskedOnce, Outbox, load, resource
 from faultlens.sinks.record import MESSAGE_LIMIT, Record, attributes, ours
 
 __all__ = ["Spans"]
@@ -65,7 +65,7 @@ class Spans:
         failed: Callable[[BaseException], None] = lambda error: None,
     ) -> None:
         self._settings = settings
-        self._tracer_of = Asked(lambda provider: provider.get_tracer("faultlens", version))
+        self._tracer_of = AskedOnce(lambda provider: provider.get_tracer("faultlens", version))
         self._scrub = scrub
         self._patience = patience
         self._failed = failed
