@@ -24,8 +24,8 @@ def test_a_bad_port_is_one_warning_and_the_default(
     assert settings.load({"OTEL_EXPORTER_PROMETHEUS_PORT": value}).port == 9464
     (record,) = caplog.records
     assert record.getMessage() == (
-        f"OTEL_EXPORTER_PROMETHEUS_PORT={value!r}: expected a number from 0 (any free port) "
-        "to 65535; 9464 is used."
+        f"faultlens: OTEL_EXPORTER_PROMETHEUS_PORT={value!r}: expected a number from 0 (any free "
+        "port) to 65535; 9464 is used."
     )
 
 

@@ -105,7 +105,8 @@ def test_a_declared_sdk_that_has_an_adapter_keeps_it(env: dict[str, str | None])
     )
     assert done.stdout == "{'flyte.errors.LogsNotYetAvailableError|system|w': 1}\n"
     assert done.stderr.splitlines() == [
-        f"FAULTLENS_RULES={path}, line 1: [sdk.mine] changes nothing: flyte.errors has an adapter."
+        f"faultlens: FAULTLENS_RULES={path}, line 1: [sdk.mine] changes nothing: "
+        "flyte.errors has an adapter."
     ]
 
 
@@ -136,7 +137,7 @@ def test_a_bad_file_is_one_warning(env: dict[str, str | None]) -> None:
     path.write_text("[sdk.acme]\nmodules = 7\n")
     done = children.run("import acme.errors, flyte.errors", env=env)
     assert done.stderr.splitlines() == [
-        f"FAULTLENS_RULES={path}, line 2: the modules are 7, expected a list of names. "
+        f"faultlens: FAULTLENS_RULES={path}, line 2: the modules are 7, expected a list of names. "
         "The built-in rules stay in force."
     ]
 

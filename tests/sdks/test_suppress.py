@@ -55,7 +55,7 @@ def test_a_name_without_a_class_is_one_warning() -> None:
     done = children.run(RAISES, env={"FAULTLENS_SUPPRESS": "flyte.errors.OOMErorr"})
     assert done.stderr.count("FAULTLENS_SUPPRESS") == 1
     assert (
-        "FAULTLENS_SUPPRESS: flyte.errors.OOMErorr changes nothing: the installed flyte "
+        "faultlens: FAULTLENS_SUPPRESS: flyte.errors.OOMErorr changes nothing: the installed flyte "
         in done.stderr
     )
 
