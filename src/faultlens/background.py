@@ -28,7 +28,7 @@ from faultlens import interpreter, natives
 from faultlens.natives import POLLIN, monotonic
 from faultlens.sockets import Socket, forget_the_parents
 
-__all__ = ["Background", "Job", "Patience", "no_fork"]
+__all__ = ["Background", "Job", "Patience", "log", "no_fork"]
 
 _log = logging.getLogger("faultlens")
 
@@ -212,7 +212,7 @@ class _Thread:
                 try:
                     self._turn((self._bell, *self._jobs))
                 except BaseException:  # poll() fails if RLIMIT_NOFILE was lowered
-                    _debug("the thread of faultlens failed")
+                    log(logging.DEBUG, "the thread of faultlens failed", exc_info=True)
                     natives.sleep(1)  # rather than spin
                 finally:
                     self._turns += 1
@@ -247,7 +247,7 @@ class _Thread:
             return what(*args, **kwargs)
         except BaseException:
             self._failed.add(job)
-            _debug(f"{type(job).__name__} of faultlens failed")
+            log(logging.DEBUG, "%s of faultlens failed", type(job).__name__, exc_info=True)
             return None
         finally:
             _leave_threading()
@@ -291,9 +291,17 @@ def _block_signals() -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals() - faults)
 
 
-def _debug(what: str) -> None:
+def log(level: int, message: str, *args: object, exc_info: bool = False) -> None:
+    """Log from a thread of ours. Never raises.
+
+    Under eventlet a warning goes straight to stderr, and anything less nowhere: logging's locks are
+    eventlet's.
+    """
     try:
-        _log.debug(what, exc_info=True)
+        if not natives.locks_are_eventlets():
+            _log.log(level, message, *args, exc_info=exc_info, stacklevel=2)
+        elif level >= logging.WARNING:
+            os.write(2, f"{message % args}\n".encode(errors="replace"))
     except BaseException:  # one of the program's logging handlers failed
         pass
 

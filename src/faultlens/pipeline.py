@@ -27,7 +27,7 @@ from faultlens import (
     series,
     settings,
 )
-from faultlens.background import Background, Job, Patience, no_fork
+from faultlens.background import Background, Job, Patience, log, no_fork
 from faultlens.exposition import sheets
 from faultlens.exposition.answers import Page
 from faultlens.exposition.claims import Claims
@@ -304,7 +304,7 @@ class Pipeline:
         self.ledger.check()
         self.claims.sweep()
         while self._problems:
-            _log.warning("faultlens: %s", self._problems.popleft())
+            log(logging.WARNING, "faultlens: %s", self._problems.popleft())
 
     def _after_fork(self) -> None:
         """A forked child counts for the first time."""

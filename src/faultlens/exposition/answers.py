@@ -6,9 +6,9 @@ import logging
 import re
 from collections.abc import Callable, Mapping
 
-__all__ = ["LONGEST_HEAD", "STORE_HEADER", "Answers", "Page", "is_complete"]
+from faultlens.background import log
 
-_log = logging.getLogger("faultlens")
+__all__ = ["LONGEST_HEAD", "STORE_HEADER", "Answers", "Page", "is_complete"]
 
 Page = Callable[[str], tuple[str, bytes]]
 """Makes a page: from the Accept header of a request to a content type and a body."""
@@ -80,7 +80,7 @@ class Answers:
             except OSError as error:  # the counts cannot be read now
                 return _text(503, str(error))
             except Exception as error:
-                _log.debug("faultlens cannot make the page", exc_info=True)
+                log(logging.DEBUG, "faultlens cannot make the page", exc_info=True)
                 return _text(500, f"The page cannot be made: {error!r}")
         if path == "/-/healthy":
             return _text(200, "faultlens is healthy.")

@@ -15,14 +15,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from faultlens import natives
-from faultlens.background import Job
+from faultlens.background import Job, log
 from faultlens.exposition.answers import LONGEST_HEAD, STORE_HEADER, Answers, Page, is_complete
 from faultlens.natives import POLLIN, POLLOUT, monotonic
 from faultlens.sockets import Socket
 
 __all__ = ["Server", "address"]
-
-_log = logging.getLogger("faultlens")
 
 _BACKLOG = 1024
 _MOST_CLIENTS = 256
@@ -103,7 +101,7 @@ class Server(Job):
                 try:
                     goes_on = self._serve(client)
                 except Exception:
-                    _log.debug("a request to /metrics failed", exc_info=True)
+                    log(logging.DEBUG, "a request to /metrics failed", exc_info=True)
                     goes_on = False
                 if not goes_on:
                     self._hang_up(client)
@@ -143,7 +141,11 @@ class Server(Job):
                 continue
             self.port = listener.getsockname()[1]
             if not self._listeners:
-                _log.info("faultlens serves http://%s/metrics", address(self.host, self.port))
+                log(
+                    logging.INFO,
+                    "faultlens serves http://%s/metrics",
+                    address(self.host, self.port),
+                )
             self._listeners[name] = listener
             self.served_elsewhere = False
         if problem is not None and not taken and not self._listeners:
@@ -252,7 +254,7 @@ class Server(Job):
     def _warn(self, what: str) -> None:
         if not self._warned:
             self._warned = True
-            _log.warning("faultlens: %s %s", address(self.host, self.port), what)
+            log(logging.WARNING, "faultlens: %s %s", address(self.host, self.port), what)
 
 
 class _Connection:

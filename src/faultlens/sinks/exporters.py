@@ -13,6 +13,7 @@ from functools import lru_cache
 from typing import Any, Literal
 
 from faultlens import interpreter
+from faultlens.background import log
 from faultlens.settings import Settings
 
 __all__ = ["AskedOnce", "Outbox", "Signal", "load", "named", "resource"]
@@ -112,7 +113,7 @@ class Outbox:
             try:
                 exporter.export(batch)
             except Exception:
-                _log.debug("faultlens could not send its %s", self._what, exc_info=True)
+                log(logging.DEBUG, "faultlens could not send its %s", self._what, exc_info=True)
 
     def shutdown(self) -> None:
         for exporter in self._exporters:
@@ -130,6 +131,9 @@ def resource() -> Any:
 @lru_cache(maxsize=1)
 def _surroundings() -> Any:
     """Found out once, and early: OpenTelemetry does it in threads, and at exit none can start."""
+    # requests imports netrc when it first sends. A fork just then would leave it half-imported.
+    import netrc  # noqa: F401
+
     from opentelemetry.sdk.resources import Resource
 
     return Resource.create()

@@ -15,14 +15,12 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from faultlens import series
-from faultlens.background import no_fork
+from faultlens.background import log, no_fork
 from faultlens.exposition.layout import Count
 from faultlens.series import FAILURES, LAST_FAILURE, Labels
 from faultlens.sinks.exporters import resource
 
 __all__ = ["Instruments", "Own"]
-
-_log = logging.getLogger("faultlens")
 
 SCOPE = "faultlens"
 """The name of our meter."""
@@ -87,7 +85,8 @@ class Instruments:
                     self._own = self._provider()
             except Exception as error:  # a setting that the exporter cannot use, perhaps
                 self._exporters = []
-                _log.warning(
+                log(
+                    logging.WARNING,
                     "faultlens: OTEL_METRICS_EXPORTER: %s; faultlens itself sends no metrics.",
                     error,
                 )

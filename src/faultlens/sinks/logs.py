@@ -28,15 +28,13 @@ from functools import lru_cache
 from typing import Any
 
 from faultlens import interpreter, natives
-from faultlens.background import Patience, no_fork
+from faultlens.background import Patience, log, no_fork
 from faultlens.scrub import Scrub
 from faultlens.settings import Settings
 from faultlens.sinks.exporters import AskedOnce, Outbox, load, resource
 from faultlens.sinks.record import Endings, Record, attributes, headline
 
 __all__ = ["EVENT", "LogRecords", "has_event_names"]
-
-_log = logging.getLogger("faultlens")
 
 EVENT = "exception"
 """The name of the event."""
@@ -157,7 +155,8 @@ class LogRecords:
                         self._own = _Own(self._exporters)
                     except Exception as error:  # a setting that the exporter cannot use, perhaps
                         self._exporters = []
-                        _log.warning(
+                        log(
+                            logging.WARNING,
                             "faultlens: OTEL_LOGS_EXPORTER: %s; "
                             "faultlens itself sends no log records.",
                             error,
