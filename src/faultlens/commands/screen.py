@@ -100,11 +100,21 @@ class Screen:
         """
         if not self.dumb:
             picture = "\r\n".join(f"{line}{_END_OF_LINE}" for line in lines)
-            sys.stdout.write(f"{_HOME}{picture}{_END_OF_SCREEN}")
+            self._write(f"{_HOME}{picture}{_END_OF_SCREEN}")
         elif new != self._last:
-            sys.stdout.write("\n".join((*lines, "", "")))
+            self._write("\n".join((*lines, "", "")))
         self._last = new
-        sys.stdout.flush()
+
+    def _write(self, text: str) -> None:
+        # Ctrl-Z waits for the end of it: `_suspend` writes, too.
+        if self._suspends:
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTSTP})
+        try:
+            sys.stdout.write(text)
+            sys.stdout.flush()
+        finally:
+            if self._suspends:
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTSTP})
 
     def key(self, seconds: float) -> str:
         """The key that is pressed within some seconds; empty if there is none."""
