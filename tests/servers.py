@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import shutil
@@ -35,11 +36,17 @@ def needs(tool: str, path: Path | None = None) -> pytest.MarkDecorator:
     )
 
 
+_WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+_ports = itertools.cycle(range(10_000 + 1_000 * (_WORKER % 20), 11_000 + 1_000 * (_WORKER % 20)))
+"""Those of this worker, below the ports that the system gives to whoever asks for any."""
+
+
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody has at this moment."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-    return port
+    """A port of 127.0.0.1 that nobody has."""
+    for port in _ports:
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+    raise AssertionError
 
 
 def until(condition: Callable[[], bool], what: str) -> None:
@@ -237,10 +244,13 @@ class Prometheus:
 
     def __init__(self, port: int) -> None:
         self.url = f"http://127.0.0.1:{port}"
+        self.moment: float | None = None
+        """When queries are evaluated, in seconds since 1970; None: now."""
 
     def query(self, expression: str) -> list[tuple[dict[str, str], float]]:
         """The samples of an instant vector: labels and value."""
-        parameters = urllib.parse.urlencode({"query": expression})
+        moment = {} if self.moment is None else {"time": self.moment}
+        parameters = urllib.parse.urlencode({"query": expression, **moment})
         answer: Any = json.loads(get(f"{self.url}/api/v1/query?{parameters}"))
         assert answer["status"] == "success", answer
         return [(s["metric"], float(s["value"][1])) for s in answer["data"]["result"]]

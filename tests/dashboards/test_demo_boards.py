@@ -87,7 +87,9 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
             server.wait_for_scrape()
             # The rules are evaluated each minute, and look back 15 s.
             recorded = time.time() + 15
-            server.wait_for(f"timestamp(faultlens:error_budget:ratio) > {recorded}")
+            # The last of the records, which are made one after the other.
+            last = "job_worker:faultlens_failures:increase1h"
+            server.wait_for(f"timestamp({last}) > {recorded}")
             page = get(f"http://{program.target}/metrics")
             end = time.time() // 60 * 60 + 60  # a step ends with it
             view = View(end, seconds=max(300, math.ceil(end - began)), scrape=2)

@@ -11,16 +11,16 @@ import textwrap
 import threading
 import urllib.error
 from collections.abc import Callable, Iterator, Sequence
+from http.client import HTTPException
 from pathlib import Path
 
 import pytest
 
 from faultlens import series
-from faultlens.commands import endpoint
 from faultlens.exposition.ledgers import Ledgers
 from faultlens.settings import StorePath
 from tests import children
-from tests.servers import free_port
+from tests.servers import free_port, get
 
 needs_proc = pytest.mark.skipif(
     not Path("/proc/net/tcp").exists(), reason="no /proc that tells whose a socket is"
@@ -156,14 +156,14 @@ class Host:
         return len(names)
 
     def page(self) -> dict[str, float]:
-        """The counters at the endpoint; raises OSError if there is none."""
-        return _counters(endpoint.fetch(self.url))
+        """The counters at the endpoint; raises OSError or HTTPException if there is none."""
+        return _counters(get(self.url))
 
     def failures(self) -> float:
         """How many failures the endpoint shows; -1 if there is none."""
         try:
             return failures(self.page())
-        except OSError:
+        except (OSError, HTTPException):
             return -1
 
     @contextlib.contextmanager
@@ -221,7 +221,7 @@ class Scraper(threading.Thread):
             except urllib.error.HTTPError as error:
                 error.close()
                 self.wrong.append(str(error))
-            except OSError as error:
+            except (OSError, HTTPException) as error:
                 if isinstance(getattr(error, "reason", error), TimeoutError):
                     self.wrong.append(str(error))
                 self.gaps += 1
@@ -248,10 +248,12 @@ def listeners(port: int) -> set[int]:
         if state == "0A" and int(local.rpartition(":")[2], 16) == port
     }
     found = set()
-    for file in Path("/proc").glob("[0-9]*/fd/*"):
-        with contextlib.suppress(OSError):  # the process ended, or closed the descriptor
-            if str(file.readlink()) in sockets:
-                found.add(int(file.parts[2]))
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # the process ended
+            for descriptor in (process / "fd").iterdir():
+                with contextlib.suppress(OSError):  # the descriptor was closed
+                    if str(descriptor.readlink()) in sockets:
+                        found.add(int(process.name))
     return found
 
 

@@ -134,7 +134,7 @@ def costs():
     }
 
 inside.expect_dropped()  # it says so when too many spans wait
-inside.until(lambda: pipeline.running().server.port)
+inside.until(lambda: pipeline.running().server.listening)
 for number, line in enumerate(sys.stdin):
     done = round(number)
     found = {"done": done, "raised": inside.total(), "dropped": inside.dropped(), **costs()}

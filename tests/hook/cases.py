@@ -23,6 +23,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+TIMEOUT = 1200
+"""Seconds; see `tests.children`, which the programs that import this do not."""
+
 
 @dataclass(frozen=True)
 class Sdk:
@@ -508,7 +511,7 @@ def one_object_raised_in_two_threads(sdk: Sdk) -> Seen:
     both = threading.Barrier(2)
 
     def work() -> None:
-        both.wait(10)
+        both.wait(TIMEOUT)
         with contextlib.suppress(sdk.Error):
             raise exc
 
@@ -921,7 +924,7 @@ def _in_threads(work: Callable[[], None], count: int) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(TIMEOUT)
         assert not thread.is_alive()
 
 

@@ -284,11 +284,15 @@ def test_signals_and_finalizers_at_any_point_neither_hang_nor_lose_a_count() -> 
             def __del__(self):
                 fail(Nested)
 
-        signal.signal(signal.SIGALRM, lambda number, frame: fail(Nested))
+        def alarm(number, frame):
+            fail(Nested)
+            signal.setitimer(signal.ITIMER_REAL, 0.001)  # not before: the next one would interrupt
+
+        signal.signal(signal.SIGALRM, alarm)
         gc.freeze()
         gc.set_threshold(7)
         with trace.get_tracer("host").start_as_current_span("host"):
-            signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
+            signal.setitimer(signal.ITIMER_REAL, 0.001)
             for number in range(1000):
                 fail(Host)
                 garbage = Resource()
@@ -296,7 +300,7 @@ def test_signals_and_finalizers_at_any_point_neither_hang_nor_lose_a_count() -> 
                 del garbage
                 if number % 10 == 0:
                     inside.page()
-            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, signal.SIG_IGN)
         gc.collect()
         counted = {name.split("|")[0]: count for name, count in inside.failures().items()}
         told = counted["__main__.Nested"] + inside.dropped().get("reentrant", 0)

@@ -139,7 +139,7 @@ def test_multiprocessing_children_count_their_own_raises(method: str, tmp_path: 
             process = context.Process(target=work, args=(theirs,))
             process.start()
             counted = ours.recv()
-            process.join(20)
+            process.join(1200)
             with context.Pool(1) as pool:
                 pooled = pool.apply(work)
             inside.report([counted, process.exitcode, pooled, inside.total()])
@@ -239,7 +239,7 @@ def test_the_port_is_free_when_the_parent_is_gone_but_its_child_is_alive() -> No
         assert parent.stdout is not None
         host, port = json.loads(parent.stdout.readline())
         assert parent.stdout.readline() == "forked\n"
-        parent.wait(20)
+        parent.wait(children.TIMEOUT)
         family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind) as again:
             again.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -92,11 +92,11 @@ def test_labels_rules_and_events(tmp_path: Path) -> None:
 RECORD = """
 async def main():
     temporal_workflows.anew()
-    client = await temporal.connected()
-    return [
-        (name, (await (await flows.run(client, name)).fetch_history()).to_json())
-        for name in ("careful", "hesitating")
-    ]
+    return [(name, await history_of(name)) for name in ("careful", "hesitating")]
+
+async def history_of(name):
+    run = await flows.run(await temporal.connected(), name)
+    return (await run.fetch_history()).to_json()
 inside.report(asyncio.run(main()))
 """
 

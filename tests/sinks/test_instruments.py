@@ -272,7 +272,10 @@ def test_nothing_is_sent_that_nobody_asked_for(env: dict[str, str]) -> None:
 def test_a_provider_that_the_program_sets_later_takes_over() -> None:
     with Receiver() as receiver:
         done = children.run(
-            f"{PROGRAM}\nfail(0)\nreader = in_memory()\n"
+            f"{PROGRAM}\nimport inside\nfrom faultlens import pipeline\n"
+            "fail(0)\nreader = in_memory()\n"
+            # What is being sent just now may still have the failure.
+            "inside.until(lambda: pipeline.running().sender._thread._turns)\n"
             "provide(reader)\nfail()\nprint(seen(reader))",
             env=otlp(receiver.url),
         )
