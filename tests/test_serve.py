@@ -138,6 +138,22 @@ def test_a_signal_ends_it_without_a_word(store: Path, number: int) -> None:
         assert server.process.communicate() == ("", "")
 
 
+def test_a_signal_that_does_not_wake_the_main_thread_ends_it_too() -> None:
+    """As one that comes just before the thread sleeps; here another thread gets it."""
+    children.run("""
+        import signal, threading, time
+        from faultlens.commands.serve import _end_by_signal
+
+        def send():
+            time.sleep(0.1)  # by then the main thread sleeps, most likely
+            signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+
+        wait = _end_by_signal()
+        threading.Thread(target=send).start()
+        wait()
+    """)
+
+
 def test_a_second_one_stands_by_and_takes_over(store: Path) -> None:
     with serving(store) as first:
         fail(store, 2)

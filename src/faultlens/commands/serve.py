@@ -87,7 +87,7 @@ def _refuse_unless_served(error: OSError, wanted: Settings, store: str) -> None:
         raise Refused(f"{where} is taken by {who}. Choose another with --port")
 
 
-def _end_by_signal() -> Callable[[], object]:
+def _end_by_signal() -> Callable[[], None]:
     """Returns what waits for SIGTERM or Ctrl-C.
 
     Not an Event: its lock may be held by the thread in which the handler would wait for it.
@@ -101,4 +101,10 @@ def _end_by_signal() -> Callable[[], object]:
 
     signal.signal(signal.SIGTERM, handler)
     signal.signal(signal.SIGINT, handler)
-    return lock.acquire
+
+    def wait() -> None:
+        # A signal that comes just before this sleeps does not wake it.
+        while not lock.acquire(timeout=1):
+            pass
+
+    return wait
