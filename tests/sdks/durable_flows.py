@@ -112,6 +112,7 @@ def with_worker(
 
     async def attempt(client: Client) -> None:
         async with working(client, workflows, activities, **options):
+            await until(lambda: bool(serving._orchestrator.workers))
             if ASKS_FOR_QUERIES:  # before it does, the server knows of none
                 await until(lambda: bool(serving._orchestrator._asked_for_queries))
             await act(client)

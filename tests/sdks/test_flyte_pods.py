@@ -106,6 +106,7 @@ def prepare(task: str, scratch: Path, module: str = "tasks_of_a_pod") -> list[st
 # Only parents call the control plane.
 CONTAINER = {
     "FAULTLENS_LOG": "text",
+    "FAULTLENS_FLUSH_SECONDS": "60",
     "ACTION_NAME": "a0",
     "RUN_NAME": "nightly",
     "FLYTE_INTERNAL_EXECUTION_PROJECT": "sales",
