@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import json
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
@@ -37,16 +39,19 @@ def needs(tool: str, path: Path | None = None) -> pytest.MarkDecorator:
 
 
 _WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-_ports = itertools.cycle(range(10_000 + 1_000 * (_WORKER % 20), 11_000 + 1_000 * (_WORKER % 20)))
-"""Those of this worker, below the ports that the system gives to whoever asks for any."""
+_numbers = itertools.count(secrets.randbelow(1_000))  # other sessions may run on this machine
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody has."""
-    for port in _ports:
+    """A port of 127.0.0.1 that nobody has.
+
+    Each worker has its own thousand, below the ports that the system hands out.
+    """
+    for number in itertools.islice(_numbers, 1_000):
+        port = 10_000 + 1_000 * (_WORKER % 20) + number % 1_000
         with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
             return port
-    raise AssertionError
+    raise AssertionError("there is no free port")
 
 
 def until(condition: Callable[[], bool], what: str) -> None:
@@ -61,8 +66,12 @@ def get(url: str, body: bytes | None = None) -> str:
     """The page at `url`, of a server that is there; with a body, by POST."""
     # Not through http_proxy: what is asked runs on this host.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(url, body, timeout=TIMEOUT) as answer:
-        page: bytes = answer.read()
+    try:
+        with opener.open(url, body, timeout=TIMEOUT) as answer:
+            page: bytes = answer.read()
+    except urllib.error.HTTPError as error:
+        error.close()
+        raise
     return page.decode()
 
 

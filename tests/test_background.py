@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 
 import pytest
 
-from faultlens.background import Background, Job, log
+from faultlens.background import Background, Job
 from faultlens.natives import POLLIN
 from faultlens.sockets import Socket
 from tests import children
@@ -224,19 +224,6 @@ hangs.wait()
 def test_a_job_that_hangs_holds_up_neither_stop_nor_the_end_of_the_process() -> None:
     done = children.run(f"{HANGS}\nassert not background.stop(0.01)")
     assert (done.stdout, done.stderr) == ("", "")
-
-
-def test_under_eventlet_our_threads_do_not_touch_the_locks_of_logging(
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-    capfd: pytest.CaptureFixture[str],
-) -> None:
-    caplog.set_level(logging.DEBUG, "faultlens")
-    monkeypatch.setattr("faultlens.natives.locks_are_eventlets", lambda: True)
-    log(logging.WARNING, "faultlens: %s is taken", "the port")
-    log(logging.INFO, "faultlens serves")
-    assert capfd.readouterr().err == "faultlens: the port is taken\n"
-    assert caplog.messages == []
 
 
 def test_a_thread_that_hung_and_was_stopped_runs_nothing_beside_the_next_one() -> None:

@@ -421,7 +421,7 @@ def test_without_the_interpreter_lock_faultlens_says_so_and_stays_off(gil: bool)
     else:
         assert (counted, started) == (0, False)
         assert done.stderr == (
-            "faultlens: it stays off and records nothing: this free-threaded Python runs without "
+            "faultlens: stays off and records nothing: this free-threaded Python runs without "
             "the global interpreter lock, and failures would be counted wrong; PYTHON_GIL=1 or "
             "-X gil=1 turns the lock on.\n"
         )

@@ -49,7 +49,7 @@ def test_a_value_that_is_neither_warns_once_and_stays_off() -> None:
     assert done.stdout == "False\n"
     assert done.stderr.splitlines() == [
         "faultlens: FAULTLENS='banana' is neither on (1, true, yes, on) nor off "
-        "(0, false, no, off); it stays off."
+        "(0, false, no, off); faultlens stays off."
     ]
 
 
@@ -130,7 +130,7 @@ def test_without_a_module_that_faultlens_needs_one_line_says_so_and_it_stays_off
             pass
     """)
     why = "ModuleNotFoundError: import of mmap halted; None in sys.modules"
-    assert done.stderr.splitlines() == [f"faultlens: it could not start and stays off: {why}"] * 2
+    assert done.stderr.splitlines() == [f"faultlens: could not start and stays off: {why}"] * 2
 
 
 @pytest.mark.parametrize(

@@ -301,8 +301,8 @@ def log(level: int, message: str, *args: object, exc_info: bool = False) -> None
         if not natives.locks_are_eventlets():
             _log.log(level, message, *args, exc_info=exc_info, stacklevel=2)
         elif level >= logging.WARNING:
-            os.write(2, f"{message % args}\n".encode(errors="replace"))
-    except BaseException:  # one of the program's logging handlers failed
+            natives.write(natives.stderr(), f"{message % args}\n".encode(errors="replace"))
+    except BaseException:  # of a logging handler of the program's, or without a stderr
         pass
 
 

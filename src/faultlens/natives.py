@@ -7,6 +7,7 @@ second instance of a built-in module has its own functions, which none of these 
 
 from __future__ import annotations
 
+import os
 import sys
 from _socket import close, getaddrinfo, socket
 from collections.abc import Callable, Mapping
@@ -31,8 +32,10 @@ __all__ = [
     "sleep",
     "socket",
     "start_new_thread",
+    "stderr",
     "time",
     "wait",
+    "write",
 ]
 
 
@@ -51,6 +54,7 @@ def pristine(name: str) -> Any:
 
 
 _time, _thread, _select = map(pristine, ("time", "_thread", "select"))
+_os = pristine(os.name)
 
 time: Callable[[], float] = _time.time
 monotonic: Callable[[], float] = _time.monotonic
@@ -59,6 +63,7 @@ get_ident: Callable[[], int] = _thread.get_ident
 start_new_thread: Callable[[Callable[[], object], tuple[()]], int] = _thread.start_new_thread
 allocate_lock = _thread.allocate_lock
 RLock = _thread.RLock
+write: Callable[[int, bytes], int] = _os.write
 
 POLLIN, POLLOUT = 1, 4
 
@@ -67,6 +72,18 @@ def locks_are_eventlets() -> bool:
     """Whether the program's new locks are eventlet's: two threads that meet at one can hang."""
     lock = getattr(modules.get("threading"), "Lock", None)
     return str(getattr(lock, "__module__", "")).startswith("eventlet.")
+
+
+def stderr() -> int:
+    """The descriptor of the program's stderr. Raises OSError if it has none, or none any more."""
+    if sys.__stderr__ is None:
+        raise OSError("the process has no stderr")
+    descriptor = sys.__stderr__.fileno()
+    # Programs start with a stderr that children inherit, and `os.dup2` keeps it so. What Python
+    # opens is not inherited: a daemon has closed its stderr, and a file of its own has the number.
+    if os.name == "posix" and not os.get_inheritable(descriptor):
+        raise OSError("the program has closed its stderr, and another file has its number")
+    return descriptor
 
 
 def wait(watched: Mapping[int, int], seconds: float) -> dict[int, int]:

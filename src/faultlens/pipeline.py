@@ -90,7 +90,7 @@ def _take_in(module: ModuleType) -> None:
             raise
         name = module.__name__
         _log.warning(
-            "faultlens: %s could not be hooked; the program goes on without it.",
+            "faultlens: %s could not be hooked; the program is not affected.",
             name,
             exc_info=True,
         )

@@ -36,7 +36,7 @@ def activate() -> None:
     if on is None:
         _warn(
             f"FAULTLENS={os.environ['FAULTLENS']!r} is neither on ({', '.join(ON)}) nor off "
-            f"({', '.join(OFF)}); it stays off."
+            f"({', '.join(OFF)}); faultlens stays off."
         )
     elif on:
         enable()
@@ -56,7 +56,7 @@ def enable() -> None:
     """Install the import hooks; see `faultlens.enable`."""
     why = obstacle()
     if why is not None:
-        _warn(f"it stays off and records nothing: {why}.")
+        _warn(f"stays off and records nothing: {why}.")
         return
     try:
         from faultlens import imports
@@ -66,7 +66,7 @@ def enable() -> None:
         _declare()
         imports.install(_imported)
     except Exception as error:
-        _warn(f"it could not start and stays off: {type(error).__name__}: {error}")
+        _warn(f"could not start and stays off: {type(error).__name__}: {error}")
 
 
 def _declare() -> None:
@@ -99,7 +99,7 @@ def _imported(module: ModuleType) -> None:
         from faultlens import pipeline
     except Exception as error:  # half-installed, or a dependency that does not fit
         disable()
-        _warn(f"it could not start and stays off: {type(error).__name__}: {error}")
+        _warn(f"could not start and stays off: {type(error).__name__}: {error}")
         return
     pipeline.imported(module)
 

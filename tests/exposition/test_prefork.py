@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import sys
 import tempfile
@@ -166,8 +167,8 @@ def test_celery_workers_that_are_replaced_and_then_all_killed(host: Host) -> Non
         with host.running([sys.executable, "-c", send]) as sender:
             assert sender.process.wait(TIMEOUT) == 0
         until(lambda: host.failures() == 40, "the tasks")
-    log = host.log.read_text()
-    assert any(f"ForkPoolWorker-{number}" in log for number in range(3, 12))
+    workers = set(re.findall(r"ForkPoolWorker-\d+", host.log.read_text()))
+    assert len(workers) >= 6, workers  # 40 tasks, 4 for each; the last lines may be missing
     assert host.counted() == {"failures": 40}
 
 

@@ -111,3 +111,58 @@ def test_our_thread_does_not_share_eventlets_locks(package: str, spans: list[obj
     pytest.importorskip(package)
     found = children.report("\n".join([_PATCH[package], _IMPORT, _OUTSIDE]))
     assert found == [2, spans]
+
+
+_FAIL = """
+import inside
+try:
+    raise flyte.errors.RuntimeUserError("c", "m")
+except flyte.errors.RuntimeUserError:
+    pass
+"""
+
+
+def test_under_eventlet_nothing_is_sent_by_opentelemetry() -> None:
+    """Its exporters log, and log from our thread."""
+    pytest.importorskip("eventlet")
+    signals = ("TRACES", "METRICS", "LOGS")
+    env = {f"OTEL_{signal}_EXPORTER": "console" for signal in signals}
+    done = children.run(
+        "\n".join([_PATCH["eventlet"], _IMPORT, _FAIL, "inside.settle()", "print(inside.total())"]),
+        env={**env, "OTEL_SEMCONV_EXCEPTION_SIGNAL_OPT_IN": "logs/dup"},
+    )
+    assert done.stdout == "1\n"
+
+
+_WARNED = """
+import logging
+from faultlens import pipeline
+
+class Handler(logging.Handler):
+    def emit(self, record):
+        raise SystemExit("it was logged")
+
+logging.getLogger("faultlens").addHandler(Handler())
+logging.getLogger("faultlens").setLevel(logging.DEBUG)
+inside.until(lambda: pipeline.running().server._warned)
+turns = pipeline.running().background._thread._turns
+inside.until(lambda: pipeline.running().background._thread._turns > turns)
+"""
+
+
+@pytest.mark.parametrize("stderr", ["open", "closed", "a broken pipe"])
+def test_under_eventlet_a_warning_goes_past_the_locks_of_logging(stderr: str) -> None:
+    pytest.importorskip("eventlet")
+    first = {
+        "open": "",
+        "closed": "import os; os.close(2); assert os.open(os.devnull, os.O_RDONLY) == 2",
+        "a broken pipe": "import os; ends = os.pipe(); os.dup2(ends[1], 2); os.close(ends[0])",
+    }[stderr]
+    done = children.run(
+        "\n".join([_PATCH["eventlet"], first, _IMPORT, _FAIL, _WARNED]),
+        env={"OTEL_EXPORTER_PROMETHEUS_HOST": "203.0.113.1"},  # an address that no machine has
+    )
+    said = [line for line in done.stderr.splitlines() if line.startswith("faultlens: ")]
+    assert [line.split(" (")[0] for line in said] == (
+        ["faultlens: 203.0.113.1:0 cannot be served"] if stderr == "open" else []
+    )

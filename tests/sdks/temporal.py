@@ -119,7 +119,7 @@ async def working(client: Client, *names: str, **options: Any) -> AsyncIterator[
     }
     with concurrent.futures.ThreadPoolExecutor(4) as threads:
         worker = Worker(client, **{"activity_executor": threads, **given})
-        # The SDK takes a workflow's code that gets no CPU for two seconds for a deadlock.
+        # The SDK reports a deadlock if a workflow gets no CPU for two seconds.
         worker._workflow_worker._deadlock_timeout_seconds = TIMEOUT  # type: ignore[union-attr]
         async with worker:
             yield worker

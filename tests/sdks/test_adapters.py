@@ -217,7 +217,7 @@ def test_a_module_of_ours_that_cannot_be_imported_breaks_no_import(tmp_path: Pat
     (tmp_path / "platform.py").write_text("raise ValueError('not the one')")
     done = children.run("import acme.errors; print('imported')", env=env)
     assert done.stdout == "imported\n"
-    assert done.stderr == ("faultlens: it could not start and stays off: ValueError: not the one\n")
+    assert done.stderr == ("faultlens: could not start and stays off: ValueError: not the one\n")
 
 
 def test_a_spec_with_our_loader_can_be_copied(tmp_path: Path) -> None:

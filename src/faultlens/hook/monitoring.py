@@ -133,10 +133,11 @@ class Monitoring:
         reported = self._pending.pop(key, None)
         if reported is not None:
             self._last = key
-            reported.number = self._last_number = next(self._numbers)
             self._foreign = 0
             outcome: BaseException | bool = False
             try:
+                # For `_may_be_unseen`.
+                began = self._last_number = next(self._numbers)  # noqa: F841
                 outcome = self._raised(exc, self._getframe(1))
             except (RecursionError, MemoryError):
                 pass  # no room for the call: it is made again in the next frame that is unwound
@@ -200,11 +201,11 @@ class Monitoring:
             if frame is None:
                 return False
             if frame.f_code is self._callback_code:
-                reported: Birth | None = frame.f_locals.get("reported")
-                if reported is not None:
-                    return birth.number > reported.number
-                # It was interrupted before it handled anything. What the collector frees by itself
-                # is older; of what other code frees, the last callback's number is an estimate.
+                began: int | None = frame.f_locals.get("began")
+                if began is not None:
+                    return birth.number > began
+                # It was interrupted before it handled anything. The collector by itself frees only
+                # older ones. For what other code frees, the last callback's number is an estimate.
                 return interrupted and birth.number > self._last_number
             interrupted = True
             frame = frame.f_back

@@ -5,6 +5,7 @@ For a program that sets up no OpenTelemetry of its own; where it does, its own p
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 from collections import deque
@@ -70,6 +71,9 @@ def load(signal: Signal, settings: Settings) -> list[Callable[[], Any]]:
             )
     if exporters:
         _surroundings()
+        # requests imports it when it first sends. A fork just then would leave it half-imported.
+        with contextlib.suppress(ImportError):
+            import netrc  # noqa: F401
     return exporters
 
 
@@ -131,9 +135,6 @@ def resource() -> Any:
 @lru_cache(maxsize=1)
 def _surroundings() -> Any:
     """Found out once, and early: OpenTelemetry does it in threads, and at exit none can start."""
-    # requests imports netrc when it first sends. A fork just then would leave it half-imported.
-    import netrc  # noqa: F401
-
     from opentelemetry.sdk.resources import Resource
 
     return Resource.create()

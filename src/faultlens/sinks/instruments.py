@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from faultlens import series
+from faultlens import natives, series
 from faultlens.background import log, no_fork
 from faultlens.exposition.layout import Count
 from faultlens.series import FAILURES, LAST_FAILURE, Labels
@@ -64,8 +64,11 @@ class Instruments:
 
     @property
     def sends(self) -> bool:
-        """Whether the counters go where the environment says."""
-        return bool(self._exporters)
+        """Whether the counters go where the environment says.
+
+        Not under eventlet: our own thread must not share its locks.
+        """
+        return bool(self._exporters) and not natives.locks_are_eventlets()
 
     def adjust_to(self, module: ModuleType) -> None:
         """Take in a module that the program has imported."""
@@ -77,7 +80,7 @@ class Instruments:
 
     def send(self) -> None:
         """Send the counters, in a program without a meter provider. May wait: not for a raise."""
-        if not self._exporters or _program_has_a_provider():  # by now: it reports them
+        if not self.sends or _program_has_a_provider():  # by now: it reports them
             return
         if self._own is None:
             try:

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections import deque
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
@@ -104,22 +103,14 @@ class Log:
         if self._path:
             flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_CLOEXEC", 0)
             return os.open(self._path, flags, 0o666)
-        if sys.__stderr__ is None:
-            raise OSError("the process has no stderr")
-        descriptor = sys.__stderr__.fileno()
-        # Programs start with a stderr that children inherit, and `os.dup2` keeps it so. What Python
-        # opens is not inherited: a daemon has closed its stderr, and a file of its own has the
-        # number.
-        if os.name == "posix" and not os.get_inheritable(descriptor):
-            raise OSError("the program has closed its stderr, and another file has its number")
-        return descriptor
+        return natives.stderr()
 
 
 def _write(descriptor: int, data: bytes) -> None:
     """In one piece, if the system takes it: other processes may write there, too."""
     while data:
         try:
-            data = data[os.write(descriptor, data) :]
+            data = data[natives.write(descriptor, data) :]
         except BlockingIOError:  # the program has made it non-blocking
             if not natives.wait({descriptor: natives.POLLOUT}, 1.0):
                 raise

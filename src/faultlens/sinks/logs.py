@@ -77,6 +77,8 @@ class LogRecords:
 
     def note(self, record: Record) -> bool:
         """Take a failure, in the raise; returns False if there is no room for it."""
+        if natives.locks_are_eventlets():  # our own thread must not share them
+            return True
         provider = self._programs()
         if len(self._waiting) == WAITING_LIMIT and (provider is not None or self._exporters):
             return False
@@ -137,10 +139,8 @@ class LogRecords:
     def _programs(self) -> Provider:
         """The provider that the program has set, if any. Runs no code: this is for a raise.
 
-        AskedOnce in public, OpenTelemetry 1.20 sets one, and a later one may load one.
+        If it is asked in public, OpenTelemetry 1.20 sets one, and a later version may load one.
         """
-        if natives.locks_are_eventlets():  # our own thread must not share them
-            return None
         internal = natives.modules.get(f"{API}._internal")
         provider = getattr(internal, "_LOGGER_PROVIDER", None)
         return None if type(provider).__name__ == "NoOpLoggerProvider" else provider

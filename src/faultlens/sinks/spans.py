@@ -82,7 +82,7 @@ class Spans:
     @property
     def sends(self) -> bool:
         """Whether spans of our own go where the environment says."""
-        return bool(self._exporters)
+        return bool(self._exporters) and not natives.locks_are_eventlets()
 
     def current(self) -> Span | None:
         """The current span; None where the program has no tracing at all."""
@@ -175,14 +175,15 @@ class Spans:
     def _provider(self) -> Any:
         """What makes spans of our own: the program's provider, or the environment's exporters.
 
-        None if there is neither.
+        None if there is neither, and under eventlet: our own thread must not share its locks.
         """
+        if natives.locks_are_eventlets():
+            return None
         trace = natives.modules.get("opentelemetry.trace")
         if trace is not None:
             provider = trace.get_tracer_provider()
             if not isinstance(provider, trace.ProxyTracerProvider):
-                # Our own thread must not share eventlet's locks.
-                return None if natives.locks_are_eventlets() else provider
+                return provider
         return self._exporters or None
 
     def _tracer(self) -> Any:
