@@ -122,13 +122,15 @@ except flyte.errors.RuntimeUserError:
 """
 
 
-def test_under_eventlet_nothing_is_sent_by_opentelemetry() -> None:
+@pytest.mark.parametrize("first", ["patch", "import"])
+def test_under_eventlet_nothing_is_sent_by_opentelemetry(first: str) -> None:
     """Its exporters log, and log from our thread."""
     pytest.importorskip("eventlet")
+    order = [_PATCH["eventlet"], _IMPORT] if first == "patch" else [_IMPORT, _PATCH["eventlet"]]
     signals = ("TRACES", "METRICS", "LOGS")
     env = {f"OTEL_{signal}_EXPORTER": "console" for signal in signals}
     done = children.run(
-        "\n".join([_PATCH["eventlet"], _IMPORT, _FAIL, "inside.settle()", "print(inside.total())"]),
+        "\n".join([*order, _FAIL, "inside.settle()", "print(inside.total())"]),
         env={**env, "OTEL_SEMCONV_EXCEPTION_SIGNAL_OPT_IN": "logs/dup"},
     )
     assert done.stdout == "1\n"

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, Literal
 
-from faultlens import interpreter
+from faultlens import interpreter, natives
 from faultlens.background import log
 from faultlens.settings import Settings
 
@@ -39,7 +39,8 @@ def named(signal: Signal, settings: Settings) -> list[str]:
 def load(signal: Signal, settings: Settings) -> list[Callable[[], Any]]:
     """The exporter classes that are `named`; none where OpenTelemetry is disabled.
 
-    None in a sub-interpreter either, which has no thread to send.
+    None in a sub-interpreter either, which has no thread to send, and under eventlet, whose locks
+    our thread must not share.
     Imported now: a raise is no place for it. Logs one warning for each that cannot be had.
     """
     names = named(signal, settings)
@@ -49,6 +50,8 @@ def load(signal: Signal, settings: Settings) -> list[Callable[[], Any]]:
         "logs": settings.logs_protocol,
     }[signal]
     if not names or settings.otel_disabled or not interpreter.is_main():
+        return []
+    if natives.locks_are_eventlets():
         return []
     from importlib.metadata import entry_points
 
