@@ -14,7 +14,6 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
@@ -66,12 +65,8 @@ def get(url: str, body: bytes | None = None) -> str:
     """The page at `url`, of a server that is there; with a body, by POST."""
     # Not through http_proxy: what is asked runs on this host.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    try:
-        with opener.open(url, body, timeout=TIMEOUT) as answer:
-            page: bytes = answer.read()
-    except urllib.error.HTTPError as error:
-        error.close()
-        raise
+    with opener.open(url, body, timeout=TIMEOUT) as answer:
+        page: bytes = answer.read()
     return page.decode()
 
 

@@ -139,13 +139,13 @@ def test_a_signal_ends_it_without_a_word(store: Path, number: int) -> None:
 
 
 def test_a_signal_that_does_not_wake_the_main_thread_ends_it_too() -> None:
-    """As one that comes just before the thread sleeps; here another thread gets it."""
+    """A signal just before the thread sleeps does the same. Here another thread gets it."""
     children.run("""
         import signal, threading, time
         from faultlens.commands.serve import _end_by_signal
 
         def send():
-            time.sleep(0.1)  # by then the main thread sleeps, most likely
+            time.sleep(0.1)  # the main thread is probably asleep by then
             signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
 
         wait = _end_by_signal()

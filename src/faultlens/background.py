@@ -254,7 +254,7 @@ class _Thread:
 
 
 class _Bell(Job):
-    """Wakes the thread. Must not ring in a raise: the program may own the descriptor by then."""
+    """Wakes the thread. It must not ring in a raise, where the program may own the descriptor."""
 
     def __init__(self) -> None:
         self._ends: tuple[Socket, ...] = ()
@@ -294,15 +294,15 @@ def _block_signals() -> None:
 def log(level: int, message: str, *args: object, exc_info: bool = False) -> None:
     """Log from a thread of ours. Never raises.
 
-    Under eventlet a warning goes straight to stderr, and anything less nowhere: logging's locks are
-    eventlet's.
+    Under eventlet, logging's locks are eventlet's, so warnings go straight to stderr. Lesser
+    messages are not logged there.
     """
     try:
         if not natives.locks_are_eventlets():
             _log.log(level, message, *args, exc_info=exc_info, stacklevel=2)
         elif level >= logging.WARNING:
             natives.write(natives.stderr(), f"{message % args}\n".encode(errors="replace"))
-    except BaseException:  # of a logging handler of the program's, or without a stderr
+    except BaseException:  # a handler of the program failed, or there is no stderr
         pass
 
 

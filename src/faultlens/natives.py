@@ -75,7 +75,7 @@ def locks_are_eventlets() -> bool:
 
 
 def stderr() -> int:
-    """The descriptor of the program's stderr. Raises OSError if it has none, or none any more."""
+    """The descriptor of the program's stderr. Raises OSError if it has none, or has closed it."""
     if sys.__stderr__ is None:
         raise OSError("the process has no stderr")
     descriptor = sys.__stderr__.fileno()

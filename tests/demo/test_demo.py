@@ -186,6 +186,7 @@ class TestNothingToShow:
         assert done.stderr == expected
 
     def test_a_host_that_there_is_not(self) -> None:
+        # An address for documentation only: no machine has it, and no name server is asked.
         env = {**OFF, "OTEL_EXPORTER_PROMETHEUS_HOST": "203.0.113.1"}
 
         done = command("demo", "--once", "--port", "0", env=env)

@@ -11,16 +11,16 @@ import textwrap
 import threading
 import urllib.error
 from collections.abc import Callable, Iterator, Sequence
-from http.client import HTTPException
 from pathlib import Path
 
 import pytest
 
 from faultlens import series
+from faultlens.commands import endpoint
 from faultlens.exposition.ledgers import Ledgers
 from faultlens.settings import StorePath
 from tests import children
-from tests.servers import free_port, get
+from tests.servers import free_port
 
 needs_proc = pytest.mark.skipif(
     not Path("/proc/net/tcp").exists(), reason="no /proc that tells whose a socket is"
@@ -156,14 +156,14 @@ class Host:
         return len(names)
 
     def page(self) -> dict[str, float]:
-        """The counters at the endpoint; raises OSError or HTTPException if there is none."""
-        return _counters(get(self.url))
+        """The counters at the endpoint; raises OSError if there is none."""
+        return _counters(endpoint.fetch(self.url, children.TIMEOUT))
 
     def failures(self) -> float:
         """How many failures the endpoint shows; -1 if there is none."""
         try:
             return failures(self.page())
-        except (OSError, HTTPException):
+        except OSError:
             return -1
 
     @contextlib.contextmanager
@@ -221,7 +221,7 @@ class Scraper(threading.Thread):
             except urllib.error.HTTPError as error:
                 error.close()
                 self.wrong.append(str(error))
-            except (OSError, HTTPException) as error:
+            except OSError as error:
                 if isinstance(getattr(error, "reason", error), TimeoutError):
                     self.wrong.append(str(error))
                 self.gaps += 1

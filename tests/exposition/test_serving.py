@@ -469,7 +469,7 @@ def test_a_port_on_which_nobody_listens_is_tried_again_without_a_warning(
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))  # but does not listen
         server = process.start(port=bound.getsockname()[1])
-        server._questions_left = 10**6  # it is not known how long this test takes
+        server._questions_left = 10**6  # this test may take any time
         until(lambda: server._questions_left < 10**6, "a question")
         assert not server.listening
     until(lambda: server.listening, "it to serve")

@@ -66,12 +66,17 @@ pool.waitall()
 }
 
 
+def _program(package: str, first: str, *rest: str) -> str:
+    """A program that patches itself before or after it imports the SDK."""
+    order = [_PATCH[package], _IMPORT] if first == "patch" else [_IMPORT, _PATCH[package]]
+    return "\n".join([*order, *rest])
+
+
 @pytest.mark.parametrize("first", ["patch", "import"])
 @pytest.mark.parametrize("package", _PATCH)
 def test_each_raise_of_each_greenlet_is_counted(package: str, first: str) -> None:
     pytest.importorskip(package)
-    order = [_PATCH[package], _IMPORT] if first == "patch" else [_IMPORT, _PATCH[package]]
-    source = "\n".join([*order, _PROGRAM, _RUN[package].format(n=GREENLETS)])
+    source = _program(package, first, _PROGRAM, _RUN[package].format(n=GREENLETS))
     counted = children.report(f"{source}\ninside.report([len(done), inside.total()])")
     assert counted == [GREENLETS, GREENLETS * 10]
 
@@ -109,7 +114,7 @@ inside.report([inside.total(), found])
 def test_our_thread_does_not_share_eventlets_locks(package: str, spans: list[object]) -> None:
     """A thread that waits for one is never woken, so no span of our own is made there."""
     pytest.importorskip(package)
-    found = children.report("\n".join([_PATCH[package], _IMPORT, _OUTSIDE]))
+    found = children.report(_program(package, "patch", _OUTSIDE))
     assert found == [2, spans]
 
 
@@ -124,14 +129,13 @@ except flyte.errors.RuntimeUserError:
 
 @pytest.mark.parametrize("first", ["patch", "import"])
 def test_under_eventlet_nothing_is_sent_by_opentelemetry(first: str) -> None:
-    """Its exporters log, and log from our thread."""
+    """OpenTelemetry's exporters log from our thread."""
     pytest.importorskip("eventlet")
-    order = [_PATCH["eventlet"], _IMPORT] if first == "patch" else [_IMPORT, _PATCH["eventlet"]]
     # The counters of a program that patches later may be sent before.
     signals = ["TRACES", "LOGS", *(["METRICS"] if first == "patch" else [])]
     env = {f"OTEL_{signal}_EXPORTER": "console" for signal in signals}
     done = children.run(
-        "\n".join([*order, _FAIL, "inside.settle()", "print(inside.total())"]),
+        _program("eventlet", first, _FAIL, "inside.settle()", "print(inside.total())"),
         env={**env, "OTEL_SEMCONV_EXCEPTION_SIGNAL_OPT_IN": "logs/dup"},
     )
     assert done.stdout == "1\n"

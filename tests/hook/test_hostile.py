@@ -286,7 +286,7 @@ def test_signals_and_finalizers_at_any_point_neither_hang_nor_lose_a_count() -> 
 
         def alarm(number, frame):
             fail(Nested)
-            signal.setitimer(signal.ITIMER_REAL, 0.001)  # or it would interrupt this
+            signal.setitimer(signal.ITIMER_REAL, 0.001)  # an earlier one would interrupt this
 
         signal.signal(signal.SIGALRM, alarm)
         gc.freeze()

@@ -89,7 +89,7 @@ _clients = itertools.count(1)
 async def connected(address: str = "", **options: Any) -> Client:
     """A client of a server, in a namespace of its own.
 
-    The server may hand a task to a worker that has just gone. It would be lost.
+    Otherwise the server might give a task to a worker that has just gone, which loses the task.
     """
     namespace = f"tests-{os.getpid()}-{next(_clients)}"
     return await Client.connect(address or server(), namespace=namespace, **options)

@@ -301,7 +301,7 @@ async def an_activity_sends_no_heartbeat(client: Client) -> None:
     attempts={},
 )
 async def a_workflow_takes_too_long(_: Client) -> None:
-    # A server skips time only while nothing runs there. After other cases something may seem to.
+    # A server skips time only while nothing runs there. After other cases it may believe otherwise.
     client = await connected(start_server())
     async with working(client, "waiting"):
         handle = await start(client, "waiting", execution_timeout=timedelta(days=1))

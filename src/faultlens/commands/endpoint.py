@@ -48,9 +48,12 @@ def bind_error(host: str, port: int) -> OSError | None:
     return None
 
 
-def fetch(url: str) -> str:
-    """The page at `url`; raises OSError if there is none."""
-    return _get(url)[1]
+def fetch(url: str, timeout: float = _TIMEOUT) -> str:
+    """The page at `url`; raises OSError if there is none.
+
+    timeout: how many seconds to wait for the connection, and for each part of the answer.
+    """
+    return _get(url, timeout)[1]
 
 
 def store_served(url: str) -> str | None:
@@ -75,12 +78,12 @@ def stranger(host: str, port: int, store: str) -> str | None:
     return None if served == store else "faultlens for another store"
 
 
-def _get(url: str) -> tuple[Message, str]:
+def _get(url: str, timeout: float = _TIMEOUT) -> tuple[Message, str]:
     # Not through http_proxy: what is asked runs on this host. Made here and not at import: it loads
     # all certificates of the system, which takes 20 ms.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with opener.open(url, timeout=_TIMEOUT) as response:
+        with opener.open(url, timeout=timeout) as response:
             page: bytes = response.read()
             return response.headers, page.decode(errors="replace")
     except HTTPError as error:

@@ -106,7 +106,7 @@ class Screen:
         self._last = new
 
     def _write(self, text: str) -> None:
-        # Ctrl-Z waits for the end of it: `_suspend` writes, too.
+        # Ctrl-Z waits until this is written, because `_suspend` writes, too.
         if self._suspends:
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTSTP})
         try:

@@ -136,7 +136,7 @@ class Monitoring:
             self._foreign = 0
             outcome: BaseException | bool = False
             try:
-                # For `_may_be_unseen`.
+                # `_may_be_unseen` reads it from the frame.
                 began = self._last_number = next(self._numbers)  # noqa: F841
                 outcome = self._raised(exc, self._getframe(1))
             except (RecursionError, MemoryError):

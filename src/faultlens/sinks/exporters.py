@@ -39,7 +39,7 @@ def named(signal: Signal, settings: Settings) -> list[str]:
 def load(signal: Signal, settings: Settings) -> list[Callable[[], Any]]:
     """The exporter classes that are `named`; none where OpenTelemetry is disabled.
 
-    None in a sub-interpreter either, which has no thread to send, and under eventlet, whose locks
+    None in a sub-interpreter, which has no thread to send. None under eventlet either, whose locks
     our thread must not share.
     Imported now: a raise is no place for it. Logs one warning for each that cannot be had.
     """
@@ -49,9 +49,9 @@ def load(signal: Signal, settings: Settings) -> list[Callable[[], Any]]:
         "metrics": settings.metrics_protocol,
         "logs": settings.logs_protocol,
     }[signal]
-    if not names or settings.otel_disabled or not interpreter.is_main():
+    if not names or settings.otel_disabled:
         return []
-    if natives.locks_are_eventlets():
+    if not interpreter.is_main() or natives.locks_are_eventlets():
         return []
     from importlib.metadata import entry_points
 

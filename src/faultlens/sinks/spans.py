@@ -15,7 +15,6 @@ exception.
 from __future__ import annotations
 
 import atexit
-import logging
 from collections import deque
 from collections.abc import Callable, Mapping
 from types import FrameType, ModuleType
@@ -31,8 +30,6 @@ from faultlens.sinks.exporters import AskedOnce, Outbox, load, resource
 from faultlens.sinks.record import MESSAGE_LIMIT, Record, attributes, ours
 
 __all__ = ["Spans"]
-
-_log = logging.getLogger("faultlens")
 
 DEPTH_LIMIT = 64
 """How many frames are looked at for code of OpenTelemetry's."""
@@ -82,7 +79,7 @@ class Spans:
     @property
     def sends(self) -> bool:
         """Whether spans of our own go where the environment says."""
-        return bool(self._exporters) and not natives.locks_are_eventlets()
+        return bool(self._exporters)
 
     def current(self) -> Span | None:
         """The current span; None where the program has no tracing at all."""
