@@ -139,6 +139,9 @@ def test_under_eventlet_nothing_is_sent_by_opentelemetry(first: str) -> None:
         env={**env, "OTEL_SEMCONV_EXCEPTION_SIGNAL_OPT_IN": "logs/dup"},
     )
     assert done.stdout == "1\n"
+    if first == "patch":
+        for signal in signals:
+            assert done.stderr.count(f"OTEL_{signal}_EXPORTER=console: faultlens itself") == 1
 
 
 _WARNED = """

@@ -41,7 +41,7 @@ def load(signal: Signal, settings: Settings) -> list[Callable[[], Any]]:
 
     None in a sub-interpreter, which has no thread to send. None under eventlet either, whose locks
     our thread must not share.
-    Imported now: a raise is no place for it. Logs one warning for each that cannot be had.
+    Imported now: a raise is no place for it. Logs one warning for each that cannot be used.
     """
     names = named(signal, settings)
     protocol = {
@@ -51,7 +51,15 @@ def load(signal: Signal, settings: Settings) -> list[Callable[[], Any]]:
     }[signal]
     if not names or settings.otel_disabled:
         return []
-    if not interpreter.is_main() or natives.locks_are_eventlets():
+    if not interpreter.is_main():
+        return []
+    if natives.locks_are_eventlets():
+        _log.warning(
+            "faultlens: OTEL_%s_EXPORTER=%s: faultlens itself sends nothing to it under eventlet, "
+            "whose locks its thread must not share. /metrics has the counters.",
+            signal.upper(),
+            ",".join(names),
+        )
         return []
     from importlib.metadata import entry_points
 
