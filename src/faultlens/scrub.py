@@ -22,7 +22,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import NamedTuple
 
 from faultlens.rules.patterns import MESSAGE_LIMIT, expression
@@ -45,10 +45,10 @@ class _Shape(NamedTuple):
 
     sign: str
     """What the match begins with, in lower case."""
-    pattern: re.Pattern[str]
-    """Its last group that matched is the secret."""
-    only_if: re.Pattern[str] | None = None
-    """What the match, in lower case, must have in it."""
+    pattern: str
+    """An expression; its last group that matched is the secret."""
+    only_if: str | None = None
+    """An expression for what the match, in lower case, must have in it."""
 
 
 # From a name to its value: `=`, `: `, `": "`, `\": \"`, `'] = `, `%3D`, `>`.
@@ -66,13 +66,15 @@ _HEADER = r"""\\{0,4}["']?[ \t]{0,8}(?:=>|[:=]{1,2}|,)[ \t]{0,8}(?:b(?=["']))?\\
 _IN_URL = r"""[^\s/?#@:"'<>\[]"""
 
 
-def _re(pattern: str) -> re.Pattern[str]:
+@cache
+def _compiled(pattern: str) -> re.Pattern[str]:
+    """Compiled when a text first needs it: all of them would take a tenth of ``import flyte``."""
     return re.compile(pattern, re.VERBOSE | re.DOTALL)
 
 
 def _pair(sign: str, name: str, unlike: str = "") -> _Shape:
     """A name and its value. unlike: what the value must not begin with."""
-    return _Shape(sign, _re(f"(?i:{name}{_SEP}{_NOT}{unlike}{_VALUE})"))
+    return _Shape(sign, f"(?i:{name}{_SEP}{_NOT}{unlike}{_VALUE})")
 
 
 _KEY = "|".join(
@@ -80,8 +82,8 @@ _KEY = "|".join(
     for word in ("api", "access", "secret", "account", "private", "auth", "subscription")
 )
 # Not a name that begins like a token: those have a digit, those of Hugging Face no underscore.
-_TOKENS = _re(r"(?<![\w-])(?=[\w-]{0,200}?\d)([\w-]{20,})")
-_OF_HUGGING_FACE = _re(r"(?<![\w-])(hf_[a-zA-Z0-9]{20,})")
+_TOKENS = r"(?<![\w-])(?=[\w-]{0,200}?\d)([\w-]{20,})"
+_OF_HUGGING_FACE = r"(?<![\w-])(hf_[a-zA-Z0-9]{20,})"
 
 _LISTED = (
     _pair("pass", r"pass(?:word|wd|phrase|code)\d?"),
@@ -91,61 +93,55 @@ _LISTED = (
     _pair("key", f"(?:{_KEY})"),
     _Shape(
         "--",
-        _re(
-            r"""(?i:(?<!-)--(?!-)[\w-]{0,32}?(?:password|passwd|passphrase|token|secret|[is]-key)
-            (?:["'],[ ]?["']([^"']+)|[ \t]{1,4}["']?([^\s"']{4,})))"""
-        ),
+        r"""(?i:(?<!-)--(?!-)[\w-]{0,32}?(?:password|passwd|passphrase|token|secret|[is]-key)
+        (?:["'],[ ]?["']([^"']+)|[ \t]{1,4}["']?([^\s"']{4,})))""",
     ),
     _Shape(
         "authorization",
-        _re(
-            rf"""(?i:authorization{_HEADER}(?:
-                (?:bearer|basic|token|negotiate|api-?key)[ \t]{{1,8}}([^\s"',;\\]+)
-                | (digest[^\r\n]+) | ([^\r\n"'\\]{{8,}})
-            ))"""
-        ),
+        rf"""(?i:authorization{_HEADER}(?:
+            (?:bearer|basic|token|negotiate|api-?key)[ \t]{{1,8}}([^\s"',;\\]+)
+            | (digest[^\r\n]+) | ([^\r\n"'\\]{{8,}})
+        ))""",
     ),
-    _Shape("cookie", _re(rf"""(?i:cookie{_HEADER}([^\r\n"'\\]+))""")),
+    _Shape("cookie", rf"""(?i:cookie{_HEADER}([^\r\n"'\\]+))"""),
     # Not "bearer authentication": a token has a digit.
-    _Shape("bearer", _re(r"(?i:bearer[ \t]{1,8}(?=[^\s\d]{0,256}\d)([\w.~+/=-]{8,}))")),
+    _Shape("bearer", r"(?i:bearer[ \t]{1,8}(?=[^\s\d]{0,256}\d)([\w.~+/=-]{8,}))"),
     # Not "basic authentication": Base64 has a digit, a capital letter within, or `=` at its end.
     _Shape(
         "basic",
-        _re(r"[Bb](?:asic|ASIC)[ \t]{1,8}(?=[a-zA-Z+/]{0,256}?(?:[\d=]|[a-z][A-Z]))([\w+/=]{8,})"),
+        r"[Bb](?:asic|ASIC)[ \t]{1,8}(?=[a-zA-Z+/]{0,256}?(?:[\d=]|[a-z][A-Z]))([\w+/=]{8,})",
     ),
     _Shape(
         "-----begin",
-        _re(r"-----BEGIN[A-Z0-9 ]{0,40}PRIVATE\ KEY[A-Z ]{0,10}-----(.*?)(?:-----END|\Z)"),
+        r"-----BEGIN[A-Z0-9 ]{0,40}PRIVATE\ KEY[A-Z ]{0,10}-----(.*?)(?:-----END|\Z)",
     ),
     _Shape(
         "://",
-        _re(
-            # Not a port. A password may have a slash or an @ in it, though it should not.
-            rf"""://(?:({_IN_URL}{{0,128}}:(?!//|\d{{1,5}}(?:[/?#]|\Z))[^\s@"'<>]{{0,256}}
-                (?:@[^\s@/?#"'<>]{{0,128}}(?=@))?)(?:@|…\Z)
-            | (?:(?<=[Tt][Pp]://)|(?<=[Pp][Ss]://))({_IN_URL}{{1,256}})@)"""
-        ),
+        # Not a port. A password may have a slash or an @ in it, though it should not.
+        rf"""://(?:({_IN_URL}{{0,128}}:(?!//|\d{{1,5}}(?:[/?#]|\Z))[^\s@"'<>]{{0,256}}
+            (?:@[^\s@/?#"'<>]{{0,128}}(?=@))?)(?:@|…\Z)
+        | (?:(?<=[Tt][Pp]://)|(?<=[Pp][Ss]://))({_IN_URL}{{1,256}})@)""",
     ),
     _Shape(
         "?",
-        _re(r"""\?([^\s"'<>]*[^\s"'<>).,;\]}])"""),
-        only_if=re.compile(
+        r"""\?([^\s"'<>]*[^\s"'<>).,;\]}])""",
+        only_if=(
             r"(?:[?&;]|%26|u0026)(?:amp;)?(?:x-(?:amz|goog|oss|obs|cos|tos)-[a-z]"
             r"|(?:sig|signature|awsaccesskeyid|googleaccessid|ossaccesskeyid|key-pair-id)=)"
         ),
     ),
     _Shape(
         "sig",
-        _re(r"""(?i:(?:signature|(?<![a-z])sig)(?:=|%3d)([^\s&,;"'<>]{15,}[^\s&,;"'<>)\]}.]))"""),
+        r"""(?i:(?:signature|(?<![a-z])sig)(?:=|%3d)([^\s&,;"'<>]{15,}[^\s&,;"'<>)\]}.]))""",
     ),
     *(
         _Shape(
             sign.lower(),
-            _re(rf"(?<![A-Za-z0-9])({sign}(?:[A-Z0-9]{{16}}(?![A-Za-z0-9])|[A-Z0-9]{{0,15}}…))"),
+            rf"(?<![A-Za-z0-9])({sign}(?:[A-Z0-9]{{16}}(?![A-Za-z0-9])|[A-Z0-9]{{0,15}}…))",
         )
         for sign in ("AKIA", "ASIA")
     ),
-    _Shape("eyj", _re(r"(?<![\w-])(eyJ[\w-]{8,}\.[\w-]{4,}[\w.-]*)")),  # a JWT
+    _Shape("eyj", r"(?<![\w-])(eyJ[\w-]{8,}\.[\w-]{4,}[\w.-]*)"),  # a JWT
     *(
         _Shape(sign, _TOKENS)
         for sign in (
@@ -190,7 +186,8 @@ class Scrub:
 
 
 def _spans(shape: _Shape, text: str, low: str) -> Iterator[tuple[int, int]]:
-    sign, match, only_if = shape.sign, shape.pattern.match, shape.only_if
+    sign, match = shape.sign, _compiled(shape.pattern).match
+    only_if = None if shape.only_if is None else _compiled(shape.only_if)
     at = low.find(sign)
     while at >= 0:
         found = match(text, at)

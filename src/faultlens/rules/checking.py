@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Collection, Iterator, Sequence
-from pkgutil import iter_modules
 from typing import NamedTuple
 
 from faultlens import guard, imports
@@ -48,6 +47,8 @@ def why_unknown(named: Named) -> str | None:
     if is_glob(package) or "\\" in name:  # the class of a PHP program
         return None
     if not _installed(package):
+        from pkgutil import iter_modules  # slow to import
+
         hint = near(package, {module.name for module in iter_modules()}, 0.8)
         # Another process, where the package is installed, may report the class as a cause.
         possible = named.as_cause and not hint
