@@ -3,7 +3,9 @@
 A program may close every descriptor that it did not open, and then get the same numbers for its own
 files and sockets. So our sockets have high numbers, which the system does not use while lower ones
 are free. Before each use, a socket checks that its number still means this socket; if not, it
-forgets the number and never closes it. Forked children close their parent's sockets.
+forgets the number and never closes it. Our sockets are non-blocking from the start: to make a
+number so would change the program's socket if the program has just taken it. Forked children close
+their parent's sockets.
 """
 
 from __future__ import annotations
@@ -17,6 +19,10 @@ from typing import Any
 from faultlens import natives
 
 __all__ = ["Socket", "forget_the_parents"]
+
+_NONBLOCK = getattr(_socket, "SOCK_NONBLOCK", 0)
+_DONTWAIT = getattr(_socket, "MSG_DONTWAIT", 0)
+_STREAM = _socket.SOCK_STREAM | _NONBLOCK
 
 
 class Socket(natives.socket):
@@ -33,21 +39,22 @@ class Socket(natives.socket):
     def create(cls, family: int) -> Socket:
         """A new socket."""
         with _lock:
-            return cls(natives.socket(family, _socket.SOCK_STREAM))
+            return cls(natives.socket(family, _STREAM))
 
     @classmethod
     def pair(cls) -> tuple[Socket, Socket]:
         """Two connected sockets."""
         with _lock:
-            one, other = _socket.socketpair()
+            one, other = _socket.socketpair(_socket.AF_UNIX, _STREAM)
             return cls(one), cls(other)
 
     def __init__(self, made: natives.socket) -> None:
         """Take over a socket that was just created. The caller holds `_lock`."""
-        family, kind, protocol = made.family, made.type, made.proto
-        super().__init__(family, kind, protocol, self._moved_up(made.detach()))
-        self.setblocking(False)
-        self._identity = self._identify()
+        family, protocol, number = made.family, made.proto, made.detach()
+        self._identity = self._identify(number)
+        super().__init__(family, _STREAM, protocol, self._moved_up(number))
+        if not _NONBLOCK:
+            self.setblocking(False)
         _open.add(self)
 
     def accept(self) -> Socket:
@@ -55,16 +62,16 @@ class Socket(natives.socket):
         self._check()
         with _lock:
             number, _ = self._accept()  # type: ignore[attr-defined]
-            return type(self)(natives.socket(self.family, self.type, self.proto, number))
+            return type(self)(natives.socket(self.family, _STREAM, self.proto, number))
 
     def recv(self, size: int, flags: int = 0, /) -> bytes:
         self._check()
-        return super().recv(size, flags)
+        return super().recv(size, flags | _DONTWAIT)
 
     def send(self, data: Any, flags: int = 0, /) -> int:
         self._check()
         # If the program reset SIGPIPE, the signal would end it.
-        return super().send(data, flags | getattr(_socket, "MSG_NOSIGNAL", 0))
+        return super().send(data, flags | _DONTWAIT | getattr(_socket, "MSG_NOSIGNAL", 0))
 
     def shutdown(self, how: int, /) -> None:
         self._check()
@@ -81,19 +88,22 @@ class Socket(natives.socket):
 
     def is_ours(self) -> bool:
         """Whether the descriptor still belongs to this socket."""
-        try:
-            return self.fileno() != -1 and self._identify() == self._identity
-        except OSError:
-            return False
+        return self.fileno() != -1 and self._is_at(self.fileno())
 
     def _check(self) -> None:
         if not self.is_ours():
             raise OSError(errno.EBADF, "the program has closed this descriptor")
 
-    def _identify(self) -> object:
+    def _is_at(self, number: int) -> bool:
+        try:
+            return self._identify(number) == self._identity
+        except OSError:
+            return False
+
+    def _identify(self, number: int) -> object:
         if sys.platform == "win32":  # sockets have no descriptors there
             return None
-        status = self._posix.fstat(self.fileno())
+        status = self._posix.fstat(number)
         return status.st_dev, status.st_ino
 
     def _moved_up(self, number: int) -> int:
@@ -105,7 +115,8 @@ class Socket(natives.socket):
             high: int = self._fcntl.fcntl(number, self._fcntl.F_DUPFD_CLOEXEC, least)
         except OSError:  # no number is free in that range
             return number
-        natives.close(number)
+        if self._is_at(number):
+            natives.close(number)
         return high
 
 

@@ -1,0 +1,81 @@
+"""Our sockets, and a program that closes their numbers or takes them."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import closing
+from types import SimpleNamespace
+
+import pytest
+
+from faultlens import natives
+from faultlens.sockets import Socket
+from tests.children import TIMEOUT
+
+
+@pytest.fixture
+def theirs() -> Iterator[socket.socket]:
+    """A socket of the program's."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield listener
+
+
+def test_none_of_them_waits() -> None:
+    ends = Socket.pair()
+    with closing(ends[0]), closing(ends[1]), pytest.raises(BlockingIOError):
+        ends[0].recv(1)
+    with closing(Socket.create(socket.AF_INET)) as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        with pytest.raises(BlockingIOError):
+            listener.accept()
+        with socket.create_connection(listener.getsockname(), TIMEOUT):
+            assert natives.wait({listener.fileno(): natives.POLLIN}, TIMEOUT)
+            accepted = listener.accept()
+            with closing(accepted), pytest.raises(BlockingIOError):
+                accepted.recv(1)
+
+
+def test_a_number_that_the_program_has_just_taken_is_left_alone(
+    theirs: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    move_up = Socket._moved_up
+
+    def taken(self: Socket, number: int) -> int:
+        return os.dup2(theirs.fileno(), move_up(self, number))
+
+    monkeypatch.setattr(Socket, "_moved_up", taken)
+    ours = Socket.create(socket.AF_INET)
+    number = ours.fileno()
+    assert os.get_blocking(number)
+    assert not ours.is_ours()
+    ours.close()
+    assert os.path.sameopenfile(number, theirs.fileno())
+    os.close(number)
+
+
+def test_a_low_number_that_the_program_has_just_taken_is_left_alone(
+    theirs: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each socket has a low number before it gets a high one."""
+    low: list[int] = []
+
+    def taken(number: int, command: int, least: int) -> int:
+        high = fcntl.fcntl(number, command, least)
+        low.append(os.dup2(theirs.fileno(), number))
+        return high
+
+    fcntl = Socket._fcntl
+    monkeypatch.setattr(
+        Socket,
+        "_fcntl",
+        SimpleNamespace(fcntl=taken, F_DUPFD_CLOEXEC=fcntl.F_DUPFD_CLOEXEC),
+    )
+    with closing(Socket.create(socket.AF_INET)) as ours:
+        assert ours.is_ours()
+        assert ours.fileno() not in low
+    (number,) = low
+    assert os.path.sameopenfile(number, theirs.fileno())
+    os.close(number)
