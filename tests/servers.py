@@ -61,11 +61,12 @@ def until(condition: Callable[[], bool], what: str) -> None:
         time.sleep(0.1)
 
 
-def get(url: str, body: bytes | None = None) -> str:
+def get(url: str, body: bytes | None = None, **headers: str) -> str:
     """The page at `url`, of a server that is there; with a body, by POST."""
     # Not through http_proxy: what is asked runs on this host.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(url, body, timeout=TIMEOUT) as answer:
+    request = urllib.request.Request(url, body, headers)
+    with opener.open(request, timeout=TIMEOUT) as answer:
         page: bytes = answer.read()
     return page.decode()
 
