@@ -34,7 +34,7 @@ from faultlens.exposition.ledgers import Ledgers
 from faultlens.settings import VARIABLES, StorePath
 from tests import children
 from tests.children import TIMEOUT
-from tests.servers import free_port, needs, serving
+from tests.servers import free_port, get, needs, serving
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "deployment.md").read_text()
@@ -512,7 +512,7 @@ def test_users_who_share_the_group_count_in_one_store_that_another_serves(
     with served(directory, reading) as url:
         assert fail(directory, 0, NO_CAPABILITIES, groups=[GROUP], times=1) == ""
         assert fail(directory, 1000, reading, groups=[GROUP], times=2) == ""
-        assert LINE in endpoint.fetch(url)
+        assert LINE in get(url)
 
 
 def test_a_user_without_the_group_is_warned_and_changes_nothing(
@@ -523,4 +523,4 @@ def test_a_user_without_the_group_is_warned_and_changes_nothing(
     said = fail(directory, 2000, reading, groups=[], times=1)
     assert "faultlens: the store" in said
     with served(directory, reading) as url:
-        assert LINE in endpoint.fetch(url)
+        assert LINE in get(url)

@@ -293,8 +293,7 @@ class TestMetrics:
             yield str(taken.getsockname()[1])
 
     def test_a_free_port(self) -> None:
-        with socket.create_server(("localhost", 0)) as probe:
-            port = str(probe.getsockname()[1])
+        port = str(free_port())
 
         report = doctor(env={"OTEL_EXPORTER_PROMETHEUS_PORT": port})
 

@@ -374,7 +374,7 @@ def test_no_warning_of_ours_in_development_mode_where_warnings_are_errors() -> N
             pass
         server = pipeline.running().server
         inside.until(lambda: server.listening)
-        page = endpoint.fetch(endpoint.metrics_url(server.host, server.port))
+        page = endpoint.fetch(endpoint.metrics_url(server.host, server.port), 1200)
         assert page.count("faultlens_failures_total{") > 1
 
         class Stranger(http.server.BaseHTTPRequestHandler):

@@ -16,7 +16,7 @@ import pytest
 
 from tests import children
 from tests.children import TIMEOUT
-from tests.servers import answers, get, until
+from tests.servers import answers, free_port, get, until
 
 FAIL = """
     import sys
@@ -155,9 +155,9 @@ def test_a_signal_that_does_not_wake_the_main_thread_ends_it_too() -> None:
 
 
 def test_a_second_one_stands_by_and_takes_over(store: Path) -> None:
-    with serving(store) as first:
+    port = str(free_port())
+    with serving(store, "--port", port) as first:
         fail(store, 2)
-        port = first.url.split(":")[-1].removesuffix("/metrics")
         with serving(store, "--port", port) as second:
             assert "has them already, by another process" in second.said
             assert first.failures() == 2

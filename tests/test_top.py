@@ -17,7 +17,7 @@ import pytest
 
 from faultlens.commands.scrape import parse
 from tests import children
-from tests.servers import until
+from tests.servers import free_port, until
 from tests.test_cli import command
 from tests.test_serve import fail, serving
 
@@ -463,16 +463,18 @@ class TestTerminal:
             assert max(map(len, run.picture.splitlines())) == 80
 
     def test_a_server_that_goes_and_comes_back(self, store: Path) -> None:
-        with serving(store) as server:
-            port = server.url.split(":")[-1].removesuffix("/metrics")
-            with self.run("--url", server.url, size=(140, 24)) as run:
-                run.wait_for("4 failures")
-                server.process.kill()
-                run.wait_for("cannot be read")
+        port = str(free_port())
+        with (
+            serving(store, "--port", port) as server,
+            self.run("--url", server.url, size=(140, 24)) as run,
+        ):
+            run.wait_for("4 failures")
+            server.process.kill()
+            run.wait_for("cannot be read")
+            assert "4 failures" in run.picture
+            with serving(store, "--port", port):
+                until(lambda: "cannot be read" not in run.picture, "the server again")
                 assert "4 failures" in run.picture
-                with serving(store, "--port", port):
-                    until(lambda: "cannot be read" not in run.picture, "the server again")
-                    assert "4 failures" in run.picture
 
 
 def sequences(written: str) -> list[str]:

@@ -22,8 +22,8 @@ pytestmark = needs("prometheus")
 
 CONFIG = """
 global:
-  scrape_interval: 2s
-  scrape_timeout: 2s
+  scrape_interval: 5s
+  scrape_timeout: 5s
 rule_files: ["{rules}"]
 scrape_configs:
   - job_name: demo
@@ -81,7 +81,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
         began = time.time()
         with prometheus(directory, config, flag) as server:
             # Known for some steps already: what fails then is new.
-            server.wait_for("count_over_time(faultlens_info[1m]) > 4")
+            server.wait_for("count_over_time(faultlens_info[1m]) > 2")
             program.tell("begin")
             program.line_with(workload.DONE)
             server.wait_for_scrape()
@@ -92,7 +92,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
             server.wait_for(f"timestamp({last}) > {recorded}")
             page = get(f"http://{program.target}/metrics")
             end = time.time() // 60 * 60 + 60  # a step ends with it
-            view = View(end, seconds=max(300, math.ceil(end - began)), scrape=2)
+            view = View(end, seconds=max(300, math.ceil(end - began)), scrape=5)
             yield Demo(server, program.scrape(), _issues(page), receiver, view)
 
 

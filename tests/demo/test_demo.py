@@ -127,7 +127,10 @@ class TestTraces:
         pytest.importorskip("opentelemetry.exporter.otlp.proto.http")
 
     def once(self, receiver: Receiver, **env: str) -> Printed:
-        endpoint = {"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url}
+        endpoint = {
+            "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url,
+            "OTEL_BSP_SCHEDULE_DELAY": "100",  # little is left to send at the end, which is bounded
+        }
         done = command("demo", "--once", "--port", "0", env={**OFF, **endpoint, **env})
         assert (done.returncode, done.stderr) == (0, "")
         return Printed(done.stdout)

@@ -26,7 +26,7 @@ def page():
     server = pipeline.running().server
     while True:
         try:
-            return endpoint.fetch(endpoint.metrics_url(server.host, server.port))
+            return endpoint.fetch(endpoint.metrics_url(server.host, server.port), 1200)
         except OSError:
             time.sleep(0.01)
 
@@ -62,7 +62,7 @@ def test_the_page_for_a_browser_has_the_failures_and_links_the_metrics() -> None
     page()
     server = pipeline.running().server
     url = endpoint.metrics_url(server.host, server.port).removesuffix("metrics")
-    inside.report([endpoint.fetch(url), os.getpid()])
+    inside.report([endpoint.fetch(url, 1200), os.getpid()])
     """)
     )
     assert "<h1>1 failure: 0 system, 0 unknown, 1 user</h1>" in own
@@ -152,7 +152,7 @@ def test_the_program_s_own_opentelemetry_reader_gets_the_port(first: str) -> Non
     metrics.set_meter_provider(MeterProvider([PrometheusMetricReader()]))
     prometheus_client.start_http_server({port}, "localhost")
     fail()
-    inside.report(failures(endpoint.fetch("http://localhost:{port}/metrics")))
+    inside.report(failures(endpoint.fetch("http://localhost:{port}/metrics", 1200)))
     """),
         env={"OTEL_EXPORTER_PROMETHEUS_PORT": str(port)},
     )

@@ -158,22 +158,26 @@ class TestBrowser:
     """In a real one."""
 
     def browse(self, url: str, profile: Path, *options: str) -> str:
-        done = subprocess.run(
-            [
-                *("chromium", "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"),
-                *("--disable-background-networking", "--disable-dev-shm-usage"),
-                f"--user-data-dir={profile}",
-                *options,
-                url,
-            ],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=TIMEOUT,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+        command = [
+            *("chromium", "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"),
+            *("--disable-background-networking", "--disable-dev-shm-usage"),
+            f"--user-data-dir={profile}",
+            *options,
+            url,
+        ]
+        page, said = profile.with_suffix(".html"), profile.with_suffix(".log")
+        # Not pipes: one of its helpers may outlive it and hold them open.
+        with page.open("w") as output, said.open("w") as errors:
+            done = subprocess.run(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=errors,
+                timeout=TIMEOUT,
+                check=False,
+            )
+        assert done.returncode == 0, said.read_text()
+        return page.read_text()
 
     def test_shows_the_table(self, tmp_path: Path) -> None:
         pytest.importorskip("flyte")

@@ -63,10 +63,11 @@ class Serving:
         self,
         page: Page = page,
         host: str = "127.0.0.1",
+        port: int = 0,
         store: Callable[[], str] = lambda: "ours",
     ) -> Counted:
         """Start a server and wait until it has its port."""
-        server = self.start(page, host, store=store)
+        server = self.start(page, host, port, store)
         until(lambda: server.listening, "it to serve")
         return server
 
@@ -253,7 +254,7 @@ def test_a_hundred_scrapers_at_once_while_a_hundred_others_say_nothing(process: 
 def test_clients_that_take_too_long_are_hung_up_on(
     process: Serving, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(serving, "_PATIENCE", 0.1)
+    monkeypatch.setattr(serving, "_PATIENCE", 1.0)
     server = process.serving()
     with connect(server) as silent, connect(server) as slow:
         slow.sendall(b"GET /metrics HTTP/1.1\r\n")
@@ -367,7 +368,7 @@ def test_the_first_one_serves_and_when_it_ends_another_does(
 ) -> None:
     caplog.set_level(logging.INFO, "faultlens")
     first, other = Serving(), process
-    server = first.serving()
+    server = first.serving(port=free_port())
     waiting = other.start(lambda accept: ("text/plain", b"the other"), port=server.port)
     until(lambda: waiting._questions_left == 0, "it to ask who serves")
     assert ask(server)[1] == b"jobs_total 3.0\n"
@@ -383,7 +384,7 @@ def test_an_address_that_is_taken_is_taken_over_while_the_others_are_served(
     process: Serving, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = Serving()
-    server = first.serving()
+    server = first.serving(port=free_port())
     resolve(monkeypatch, "::1", "127.0.0.1")
     other = process.start(lambda accept: ("text/plain", b"the other"), "localhost", server.port)
     until(lambda: other.listening, "the other to serve")

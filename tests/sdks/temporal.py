@@ -11,6 +11,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import AsyncIterator, Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,14 @@ def server() -> str:
 def start_server() -> str:
     """Start a server that ends with this process, as its stdin closes; returns its address."""
     process = subprocess.Popen(
-        ["java", "-cp", f"{JARS}/*", str(HERE / "temporal_server/TemporalServer.java")],
+        [
+            "java",
+            "-Xlog:disable",
+            "-Xlog:all=error:stderr",
+            "-cp",
+            f"{JARS}/*",
+            str(HERE / "temporal_server/TemporalServer.java"),
+        ],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -115,6 +123,8 @@ async def working(client: Client, *names: str, **options: Any) -> AsyncIterator[
         "workflows": [temporal_workflows.WORKFLOWS[name] for name in names],
         "activities": temporal_workflows.ACTIVITIES,
         "max_cached_workflows": 0,
+        # After this time the server gives a task of a cached run to any worker, to be replayed.
+        "sticky_queue_schedule_to_start_timeout": timedelta(minutes=10),
         **options,
     }
     with concurrent.futures.ThreadPoolExecutor(4) as threads:

@@ -85,6 +85,8 @@ async def start(client: Client, name: str, *args: Any, **options: Any) -> Workfl
         args=args,
         id=options.pop("id", f"run-{next(_ids)}"),
         task_queue=QUEUE,
+        # By default a task that takes 10 s is given out again, and replayed.
+        task_timeout=options.pop("task_timeout", timedelta(minutes=2)),
         **options,
     )
 
@@ -276,6 +278,7 @@ async def hang(client: Client, activity: str = "hang", **options: Any) -> None:
     async with working(client, "calling"):
         handle = await start(client, "calling", activity, options)
         await attempt(handle.result())
+        await temporal_workflows.hanging.wait()
         temporal_workflows.over.set()
 
 
@@ -357,7 +360,8 @@ async def an_activity_in_a_thread_is_cancelled(client: Client) -> None:
 @case(attempts={"hang cancelled": 1})
 async def a_worker_shuts_down(client: Client) -> None:
     async with working(client, "calling"):
-        handle = await start(client, "calling", "hang", {})
+        # With retries, the worker cannot get the task that would follow the last attempt.
+        handle = await start(client, "calling", "hang", {"retries": 2})
         await temporal_workflows.hanging.wait()
     await handle.terminate()
 

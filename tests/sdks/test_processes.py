@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -272,6 +273,7 @@ def celery(
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
+            start_new_session=True,
         ) as worker,
     ):
         try:
@@ -280,6 +282,10 @@ def celery(
             yield env
         finally:
             worker.terminate()
+            try:
+                worker.wait(60)
+            except subprocess.TimeoutExpired:
+                os.killpg(worker.pid, signal.SIGKILL)
 
 
 def test_the_results_of_celery_s_tasks(celery: dict[str, str | None], tmp_path: Path) -> None:
