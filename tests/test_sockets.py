@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from types import SimpleNamespace
 
@@ -38,6 +38,7 @@ def test_none_of_them_waits() -> None:
                 accepted.recv(1)
 
 
+@pytest.mark.skipif(not hasattr(socket, "SOCK_NONBLOCK"), reason="flags are set afterwards here")
 def test_a_number_that_the_program_has_just_taken_is_left_alone(
     theirs: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -78,4 +79,55 @@ def test_a_low_number_that_the_program_has_just_taken_is_left_alone(
         assert ours.fileno() not in low
     (number,) = low
     assert os.path.sameopenfile(number, theirs.fileno())
+    os.close(number)
+
+
+def test_what_the_program_puts_at_our_number_while_we_copy_it_is_neither_kept_nor_bound(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    numbers: list[int] = []
+
+    def taken(number: int, command: int, least: int) -> int:
+        os.dup2(theirs.fileno(), number)
+        numbers.extend([number, fcntl.fcntl(number, command, least)])
+        return numbers[-1]
+
+    fcntl = Socket._fcntl
+    monkeypatch.setattr(
+        Socket,
+        "_fcntl",
+        SimpleNamespace(fcntl=taken, F_DUPFD_CLOEXEC=fcntl.F_DUPFD_CLOEXEC),
+    )
+    with socket.socket() as theirs:
+        with pytest.raises(OSError, match="has closed this descriptor"):
+            Socket.create(socket.AF_INET)
+        low, high = numbers
+        assert os.path.sameopenfile(low, theirs.fileno())
+        os.close(low)
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(high)
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda ours: ours.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1),
+        lambda ours: ours.bind(("127.0.0.1", 0)),
+        lambda ours: ours.listen(1),
+        lambda ours: ours.connect_ex(("127.0.0.1", 9)),
+        lambda ours: ours.accept(),
+        lambda ours: ours.recv(1),
+        lambda ours: ours.send(b"x"),
+        lambda ours: ours.shutdown(socket.SHUT_RDWR),
+    ],
+    ids=["setsockopt", "bind", "listen", "connect_ex", "accept", "recv", "send", "shutdown"],
+)
+def test_no_call_reaches_the_program_s_socket(use: Callable[[Socket], object]) -> None:
+    ours, number = Socket.create(socket.AF_INET), 0
+    with socket.socket() as theirs:
+        number = os.dup2(theirs.fileno(), ours.fileno())
+        with pytest.raises(OSError, match="has closed this descriptor"):
+            use(ours)
+        assert theirs.getsockname()[1] == 0
+    ours.close()
     os.close(number)

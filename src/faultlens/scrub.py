@@ -68,7 +68,10 @@ _IN_URL = r"""[^\s/?#@:"'<>\[]"""
 
 @cache
 def _compiled(pattern: str) -> re.Pattern[str]:
-    """Compiled when a text first needs it: all of them would take a tenth of ``import flyte``."""
+    """The expression, compiled when a text first needs it.
+
+    Compiling all of them at import would take a tenth of ``import flyte``.
+    """
     return re.compile(pattern, re.VERBOSE | re.DOTALL)
 
 
@@ -171,7 +174,10 @@ class Scrub:
         """The same as `text`, remembered: for codes and names, which come again and again."""
 
     def text(self, text: str) -> str:
-        """The text with `MARK` for each secret. Its time is linear; it never raises."""
+        """The text with `MARK` for each secret. Its time is linear.
+
+        Raises nothing but a RecursionError or a MemoryError.
+        """
         if not self.on:
             return text
         low = text.lower()

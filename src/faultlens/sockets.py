@@ -3,9 +3,9 @@
 A program may close every descriptor that it did not open, and then get the same numbers for its own
 files and sockets. So our sockets have high numbers, which the system does not use while lower ones
 are free. Before each use, a socket checks that its number still means this socket; if not, it
-forgets the number and never closes it. Our sockets are non-blocking from the start: to make a
-number so would change the program's socket if the program has just taken it. Forked children close
-their parent's sockets.
+forgets the number and never closes it. Where the system allows it, no flag is ever set on a number,
+since the program may just have taken it: sockets are created non-blocking, and each call says that
+it must not wait. Forked children close their parent's sockets.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from faultlens import natives
 
 __all__ = ["Socket", "forget_the_parents"]
 
+_BACKLOG = 1024
 _NONBLOCK = getattr(_socket, "SOCK_NONBLOCK", 0)
 _DONTWAIT = getattr(_socket, "MSG_DONTWAIT", 0)
 _STREAM = _socket.SOCK_STREAM | _NONBLOCK
@@ -45,8 +46,13 @@ class Socket(natives.socket):
     def pair(cls) -> tuple[Socket, Socket]:
         """Two connected sockets."""
         with _lock:
-            one, other = _socket.socketpair(_socket.AF_UNIX, _STREAM)
-            return cls(one), cls(other)
+            made = _socket.socketpair(_socket.AF_UNIX, _STREAM)
+            one = cls(made[0])
+            try:
+                return one, cls(made[1])
+            except OSError:
+                one.close()
+                raise
 
     def __init__(self, made: natives.socket) -> None:
         """Take over a socket that was just created. The caller holds `_lock`."""
@@ -63,6 +69,22 @@ class Socket(natives.socket):
         with _lock:
             number, _ = self._accept()  # type: ignore[attr-defined]
             return type(self)(natives.socket(self.family, _STREAM, self.proto, number))
+
+    def setsockopt(self, level: int, option: int, value: int, /) -> None:  # type: ignore[override]
+        self._check()
+        super().setsockopt(level, option, value)
+
+    def bind(self, where: Any, /) -> None:
+        self._check()
+        super().bind(where)
+
+    def listen(self, backlog: int = _BACKLOG, /) -> None:
+        self._check()
+        super().listen(backlog)
+
+    def connect_ex(self, where: Any, /) -> int:
+        self._check()
+        return super().connect_ex(where)
 
     def recv(self, size: int, flags: int = 0, /) -> bytes:
         self._check()
@@ -92,7 +114,7 @@ class Socket(natives.socket):
 
     def _check(self) -> None:
         if not self.is_ours():
-            raise OSError(errno.EBADF, "the program has closed this descriptor")
+            raise _taken()
 
     def _is_at(self, number: int) -> bool:
         try:
@@ -117,7 +139,14 @@ class Socket(natives.socket):
             return number
         if self._is_at(number):
             natives.close(number)
+        elif not self._is_at(high):  # a copy of what the program has put at our number
+            natives.close(high)
+            raise _taken()
         return high
+
+
+def _taken() -> OSError:
+    return OSError(errno.EBADF, "the program has closed this descriptor")
 
 
 # Held while a socket is created or closed: a child forked meanwhile would keep it open unnoticed.

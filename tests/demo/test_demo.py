@@ -129,7 +129,8 @@ class TestTraces:
     def once(self, receiver: Receiver, **env: str) -> Printed:
         endpoint = {
             "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url,
-            "OTEL_BSP_SCHEDULE_DELAY": "100",  # little is left to send at the end, which is bounded
+            # So that little is left to send at exit, where time is limited.
+            "OTEL_BSP_SCHEDULE_DELAY": "100",
         }
         done = command("demo", "--once", "--port", "0", env={**OFF, **endpoint, **env})
         assert (done.returncode, done.stderr) == (0, "")

@@ -87,12 +87,14 @@ class Gunicorn:
         return get(f"http://127.0.0.1:{self.port}/")
 
     def whole_page(self) -> str:
-        """The page in multiprocess mode: an error while a worker starts, as its file is empty."""
+        """The page in multiprocess mode. It is an error while a worker's file is still empty."""
         pages: list[str] = []
 
         def is_there() -> bool:
-            with contextlib.suppress(urllib.error.HTTPError):
+            try:
                 pages.append(self.page())
+            except urllib.error.HTTPError as error:
+                error.close()
             return bool(pages)
 
         until(is_there, "a page")

@@ -141,7 +141,7 @@ def test_under_eventlet_nothing_is_sent_by_opentelemetry(first: str) -> None:
     assert done.stdout == "1\n"
     if first == "patch":
         for signal in signals:
-            assert done.stderr.count(f"OTEL_{signal}_EXPORTER=console: faultlens itself") == 1
+            assert done.stderr.count(f"OTEL_{signal}_EXPORTER=console: under eventlet") == 1
 
 
 _WARNED = """

@@ -69,6 +69,7 @@ def start_server() -> str:
     process = subprocess.Popen(
         [
             "java",
+            # Java's warnings would go to stdout, where the port is expected.
             "-Xlog:disable",
             "-Xlog:all=error:stderr",
             "-cp",

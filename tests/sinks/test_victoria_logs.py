@@ -12,7 +12,7 @@ import pytest
 
 from tests import children
 from tests.servers import free_port, get, needs, serving, until
-from tests.sinks.test_instruments import needs_otlp
+from tests.sinks.test_instruments import PATIENT, needs_otlp
 
 pytestmark = needs("victoria-logs")
 
@@ -22,7 +22,9 @@ FAILS = """
 import flyte.errors
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
+from faultlens.sinks import record
 
+record.SETTLE_SECONDS = 3600  # the program may be slow to end
 trace.set_tracer_provider(TracerProvider())
 with trace.get_tracer("flows").start_as_current_span("clean") as span:
     try:
@@ -79,7 +81,8 @@ def test_the_query_of_the_page_finds_what_ended_the_program(
         },
         "lines": {"FAULTLENS_LOG": f"json:{lines}"},
     }[how]
-    done = children.run(FAILS, env={**env, "FAULTLENS_WORKER": how}, check=False)
+    env = {**PATIENT, **env, "FAULTLENS_WORKER": how}
+    done = children.run(FAILS, env=env, check=False)
     if how == "lines":
         taken = store.url + in_the_page(r"http://victorialogs:9428(/insert/jsonline\S+)")
         get(taken, lines.read_bytes(), **{"Content-Type": "application/stream+json"})

@@ -22,7 +22,6 @@ from faultlens.sockets import Socket
 
 __all__ = ["Server", "address"]
 
-_BACKLOG = 1024
 _MOST_CLIENTS = 256
 _STORE_HEADER = re.compile(rf"(?im)^{STORE_HEADER}:[ \t]*(.*?)\r?$".encode())
 _PATIENCE = 10.0
@@ -299,7 +298,7 @@ def _listener(family: int, where: tuple[Any, ...]) -> Socket:
         if os.name == "posix":  # elsewhere it would take a port from its owner
             listener.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEADDR, 1)
         listener.bind(where)
-        listener.listen(_BACKLOG)
+        listener.listen()
     except BaseException:
         listener.close()
         raise

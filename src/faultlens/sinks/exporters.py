@@ -55,8 +55,9 @@ def load(signal: Signal, settings: Settings) -> list[Callable[[], Any]]:
         return []
     if natives.locks_are_eventlets():
         _log.warning(
-            "faultlens: OTEL_%s_EXPORTER=%s: faultlens itself sends nothing to it under eventlet, "
-            "whose locks its thread must not share. /metrics has the counters.",
+            "faultlens: OTEL_%s_EXPORTER=%s: under eventlet faultlens itself sends nothing to it, "
+            "because its thread must not share eventlet's locks. What the program sends itself is "
+            "not affected.",
             signal.upper(),
             ",".join(names),
         )
