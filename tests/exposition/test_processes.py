@@ -151,7 +151,8 @@ def test_a_child_that_c_code_forked_has_no_thread_of_ours_and_switches_no_events
     host: Host,
 ) -> None:
     """Switching walks the stacks of the parent's threads, which the child's threads overwrite."""
-    done = host.run("""
+    done = host.run(
+        """
         from faultlens import pipeline
         from faultlens.hook.monitoring import FOREIGN_LIMIT
 
@@ -175,7 +176,9 @@ def test_a_child_that_c_code_forked_has_no_thread_of_ours_and_switches_no_events
         foreign()
         assert ended(child(work)) == 0
         print(sys.monitoring.events.RAISE)
-    """)
+    """,
+        "fork_by_c_code",
+    )
     child, raise_ = done.stdout.splitlines()
     assert child == f"0 {raise_} {raise_} 1"
 
@@ -233,7 +236,8 @@ def test_the_workers_that_uwsgi_forks_from_its_master(host: Host) -> None:
             assert status == 0, status
         over.set()
     """
-    done = children.run(textwrap.dedent(uwsgi) + program(source), env=dict(host.env), check=False)
+    source = textwrap.dedent(uwsgi) + program(source)
+    done = children.run(source, "fork_by_c_code", env=dict(host.env), check=False)
     assert done.returncode == 0, done.stderr
     assert host.counted() == {"failures": 5 * 10}
 
