@@ -275,17 +275,27 @@ class Prometheus:
 
 
 @contextlib.contextmanager
+def victoria(program: str, directory: Path, url: str, *flags: str) -> Iterator[None]:
+    """A server of VictoriaMetrics or VictoriaLogs; afterwards it is gone."""
+    command = [
+        program,
+        f"-storageDataPath={directory / 'data'}",
+        f"-httpListenAddr={url.removeprefix('http://')}",
+        *flags,
+    ]
+    with serving(command, f"{url}/health", directory):
+        yield
+
+
+@contextlib.contextmanager
 def victoria_metrics(directory: Path) -> Iterator[Prometheus]:
     """VictoriaMetrics, which takes OTLP/HTTP and answers PromQL; afterwards it is gone."""
     server = Prometheus(free_port())
-    command = [
-        "victoria-metrics",
-        f"-storageDataPath={directory / 'data'}",
-        f"-httpListenAddr={server.url.removeprefix('http://')}",
+    flags = (
         "-search.latencyOffset=0s",  # what was taken can be asked for at once
         "-retentionPeriod=100y",  # histories may be of any time
-    ]
-    with serving(command, f"{server.url}/health", directory):
+    )
+    with victoria("victoria-metrics", directory, server.url, *flags):
         yield server
 
 

@@ -145,7 +145,7 @@ def test_a_signal_that_does_not_wake_the_main_thread_ends_it_too() -> None:
         from faultlens.commands.serve import _end_by_signal
 
         def send():
-            time.sleep(0.1)  # the main thread is probably asleep by then
+            time.sleep(0.1)  # lets the main thread fall asleep first
             signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
 
         wait = _end_by_signal()

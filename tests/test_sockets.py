@@ -22,6 +22,15 @@ def theirs() -> Iterator[socket.socket]:
         yield listener
 
 
+COPY = Socket._fcntl.fcntl
+
+
+def copied_by(monkeypatch: pytest.MonkeyPatch, copy: Callable[[int, int, int], int]) -> None:
+    """Have this function copy a low number to a high one."""
+    fcntl = SimpleNamespace(fcntl=copy, F_DUPFD_CLOEXEC=Socket._fcntl.F_DUPFD_CLOEXEC)
+    monkeypatch.setattr(Socket, "_fcntl", fcntl)
+
+
 def test_none_of_them_waits() -> None:
     ends = Socket.pair()
     with closing(ends[0]), closing(ends[1]), pytest.raises(BlockingIOError):
@@ -38,7 +47,9 @@ def test_none_of_them_waits() -> None:
                 accepted.recv(1)
 
 
-@pytest.mark.skipif(not hasattr(socket, "SOCK_NONBLOCK"), reason="flags are set afterwards here")
+@pytest.mark.skipif(
+    not hasattr(socket, "SOCK_NONBLOCK"), reason="the flag is set later on this system"
+)
 def test_a_number_that_the_program_has_just_taken_is_left_alone(
     theirs: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -64,16 +75,11 @@ def test_a_low_number_that_the_program_has_just_taken_is_left_alone(
     low: list[int] = []
 
     def taken(number: int, command: int, least: int) -> int:
-        high = fcntl.fcntl(number, command, least)
+        high = COPY(number, command, least)
         low.append(os.dup2(theirs.fileno(), number))
         return high
 
-    fcntl = Socket._fcntl
-    monkeypatch.setattr(
-        Socket,
-        "_fcntl",
-        SimpleNamespace(fcntl=taken, F_DUPFD_CLOEXEC=fcntl.F_DUPFD_CLOEXEC),
-    )
+    copied_by(monkeypatch, taken)
     with closing(Socket.create(socket.AF_INET)) as ours:
         assert ours.is_ours()
         assert ours.fileno() not in low
@@ -83,29 +89,23 @@ def test_a_low_number_that_the_program_has_just_taken_is_left_alone(
 
 
 def test_what_the_program_puts_at_our_number_while_we_copy_it_is_neither_kept_nor_bound(
-    monkeypatch: pytest.MonkeyPatch,
+    theirs: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     numbers: list[int] = []
 
     def taken(number: int, command: int, least: int) -> int:
         os.dup2(theirs.fileno(), number)
-        numbers.extend([number, fcntl.fcntl(number, command, least)])
+        numbers.extend([number, COPY(number, command, least)])
         return numbers[-1]
 
-    fcntl = Socket._fcntl
-    monkeypatch.setattr(
-        Socket,
-        "_fcntl",
-        SimpleNamespace(fcntl=taken, F_DUPFD_CLOEXEC=fcntl.F_DUPFD_CLOEXEC),
-    )
-    with socket.socket() as theirs:
-        with pytest.raises(OSError, match="has closed this descriptor"):
-            Socket.create(socket.AF_INET)
-        low, high = numbers
-        assert os.path.sameopenfile(low, theirs.fileno())
-        os.close(low)
-        with pytest.raises(OSError, match="Bad file descriptor"):
-            os.fstat(high)
+    copied_by(monkeypatch, taken)
+    with pytest.raises(OSError, match="has closed this descriptor"):
+        Socket.create(socket.AF_INET)
+    low, high = numbers
+    assert os.path.sameopenfile(low, theirs.fileno())
+    os.close(low)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(high)
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_what_the_program_puts_at_our_number_while_we_copy_it_is_neither_kept_no
     ids=["setsockopt", "bind", "listen", "connect_ex", "accept", "recv", "send", "shutdown"],
 )
 def test_no_call_reaches_the_program_s_socket(use: Callable[[Socket], object]) -> None:
-    ours, number = Socket.create(socket.AF_INET), 0
+    ours = Socket.create(socket.AF_INET)
     with socket.socket() as theirs:
         number = os.dup2(theirs.fileno(), ours.fileno())
         with pytest.raises(OSError, match="has closed this descriptor"):

@@ -3,9 +3,9 @@
 A program may close every descriptor that it did not open, and then get the same numbers for its own
 files and sockets. So our sockets have high numbers, which the system does not use while lower ones
 are free. Before each use, a socket checks that its number still means this socket; if not, it
-forgets the number and never closes it. Where the system allows it, no flag is ever set on a number,
-since the program may just have taken it: sockets are created non-blocking, and each call says that
-it must not wait. Forked children close their parent's sockets.
+forgets the number and never closes it. Sockets are created non-blocking where the system can do
+that: a flag that is set later could hit a socket of the program, which has just taken the number.
+Forked children close their parent's sockets.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ __all__ = ["Socket", "forget_the_parents"]
 _BACKLOG = 1024
 _NONBLOCK = getattr(_socket, "SOCK_NONBLOCK", 0)
 _DONTWAIT = getattr(_socket, "MSG_DONTWAIT", 0)
+_NOSIGNAL = getattr(_socket, "MSG_NOSIGNAL", 0)
 _STREAM = _socket.SOCK_STREAM | _NONBLOCK
 
 
@@ -93,7 +94,7 @@ class Socket(natives.socket):
     def send(self, data: Any, flags: int = 0, /) -> int:
         self._check()
         # If the program reset SIGPIPE, the signal would end it.
-        return super().send(data, flags | _DONTWAIT | getattr(_socket, "MSG_NOSIGNAL", 0))
+        return super().send(data, flags | _DONTWAIT | _NOSIGNAL)
 
     def shutdown(self, how: int, /) -> None:
         self._check()

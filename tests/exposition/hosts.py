@@ -29,8 +29,8 @@ needs_proc = pytest.mark.skipif(
 COMMON = """
 import ctypes, os, signal, sys, threading, time, urllib.error, urllib.request
 if "fork_by_c_code" in sys.argv:
-    # No thread asks for the interpreter's lock. If one did while C code forks, the child would wait
-    # for that thread, which it does not have. Flyte's thread starts during the import.
+    # Now no thread asks for the interpreter's lock. If one asked while C code forks, the child
+    # would wait for that thread, which it does not have. Flyte's starts during the import.
     sys.setswitchinterval(1000)
 from flyte.errors import RuntimeUserError as E
 

@@ -166,7 +166,7 @@ class TestBrowser:
             url,
         ]
         page, said = profile.with_suffix(".html"), profile.with_suffix(".log")
-        # Not pipes: one of its helpers may outlive it and hold them open.
+        # A helper process may outlive chromium and hold a pipe open, so these are files.
         with page.open("w") as output, said.open("w") as errors:
             done = subprocess.run(
                 command,

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from faultlens.commands import endpoint
 from tests.children import TIMEOUT
 from tests.exposition.hosts import Host, Running, listeners, needs_proc
 from tests.servers import answers, free_port, get, until
@@ -83,18 +84,20 @@ class Gunicorn:
         """Wait for that, since the worker that serves may be being replaced just now."""
         until(lambda: self.host.failures() == self.raised, "all failures to be served")
 
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/"
+
     def page(self) -> str:
-        return get(f"http://127.0.0.1:{self.port}/")
+        return get(self.url)
 
     def whole_page(self) -> str:
         """The page in multiprocess mode. It is an error while a worker's file is still empty."""
         pages: list[str] = []
 
         def is_there() -> bool:
-            try:
-                pages.append(self.page())
-            except urllib.error.HTTPError as error:
-                error.close()
+            with contextlib.suppress(urllib.error.HTTPError):
+                pages.append(endpoint.fetch(self.url, TIMEOUT))
             return bool(pages)
 
         until(is_there, "a page")

@@ -124,7 +124,7 @@ async def working(client: Client, *names: str, **options: Any) -> AsyncIterator[
         "workflows": [temporal_workflows.WORKFLOWS[name] for name in names],
         "activities": temporal_workflows.ACTIVITIES,
         "max_cached_workflows": 0,
-        # After this time the server gives a task of a cached run to any worker, to be replayed.
+        # After this time the server gives a cached run's task to any worker, which replays the run.
         "sticky_queue_schedule_to_start_timeout": timedelta(minutes=10),
         **options,
     }

@@ -85,7 +85,7 @@ async def start(client: Client, name: str, *args: Any, **options: Any) -> Workfl
         args=args,
         id=options.pop("id", f"run-{next(_ids)}"),
         task_queue=QUEUE,
-        # By default a task that takes 10 s is given out again, and replayed.
+        # By default the server gives a task that takes 10 s to another worker, which replays it.
         task_timeout=options.pop("task_timeout", timedelta(minutes=2)),
         **options,
     )
@@ -360,7 +360,7 @@ async def an_activity_in_a_thread_is_cancelled(client: Client) -> None:
 @case(attempts={"hang cancelled": 1})
 async def a_worker_shuts_down(client: Client) -> None:
     async with working(client, "calling"):
-        # With retries, the worker cannot get the task that would follow the last attempt.
+        # A last attempt would be followed by a workflow task, which this worker might still get.
         handle = await start(client, "calling", "hang", {"retries": 2})
         await temporal_workflows.hanging.wait()
     await handle.terminate()
@@ -426,8 +426,8 @@ async def a_workflow_is_not_deterministic_until_it_is_mended(client: Client) -> 
     # Without a cache, the SDK's core would only report that the cache is full.
     async with working(client, "changing", max_cached_workflows=10):
         await handle.signal("end")
-        # The history does not always show it: the server writes down only a first attempt that
-        # failed, and the first worker may have lost that attempt.
+        # The history may not show the failure: the server records it only for a task's first
+        # attempt, and the first worker may have lost that.
         await until(lambda: inside.failures() != counted)
         temporal_workflows.mended = True
         await handle.result()

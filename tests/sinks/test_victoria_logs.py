@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests import children
-from tests.servers import free_port, get, needs, serving, until
+from tests.servers import free_port, get, needs, until, victoria
 from tests.sinks.test_instruments import PATIENT, needs_otlp
 
 pytestmark = needs("victoria-logs")
@@ -51,13 +51,8 @@ class Store:
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
-    directory, server = tmp_path_factory.mktemp("victoria-logs"), Store()
-    command = [
-        "victoria-logs",
-        f"-storageDataPath={directory / 'data'}",
-        f"-httpListenAddr={server.url.removeprefix('http://')}",
-    ]
-    with serving(command, f"{server.url}/health", directory):
+    server = Store()
+    with victoria("victoria-logs", tmp_path_factory.mktemp("victoria-logs"), server.url):
         yield server
 
 
@@ -72,20 +67,20 @@ def test_the_query_of_the_page_finds_what_ended_the_program(
     how: str, store: Store, tmp_path: Path
 ) -> None:
     lines = tmp_path / "faultlens.json"
-    taken = store.url + in_the_page(r"http://victorialogs:9428(/insert/opentelemetry\S+)")
-    env = {
+    otlp = store.url + in_the_page(r"http://victorialogs:9428(/insert/opentelemetry\S+)")
+    jsonline = store.url + in_the_page(r"http://victorialogs:9428(/insert/jsonline\S+)")
+    asked = {
         "records": {
             "OTEL_SEMCONV_EXCEPTION_SIGNAL_OPT_IN": "logs",
             "OTEL_LOGS_EXPORTER": "otlp",
-            "OTEL_EXPORTER_OTLP_LOGS_ENDPOINT": taken,
+            "OTEL_EXPORTER_OTLP_LOGS_ENDPOINT": otlp,
         },
         "lines": {"FAULTLENS_LOG": f"json:{lines}"},
     }[how]
-    env = {**PATIENT, **env, "FAULTLENS_WORKER": how}
+    env = {**PATIENT, **asked, "FAULTLENS_WORKER": how}
     done = children.run(FAILS, env=env, check=False)
     if how == "lines":
-        taken = store.url + in_the_page(r"http://victorialogs:9428(/insert/jsonline\S+)")
-        get(taken, lines.read_bytes(), **{"Content-Type": "application/stream+json"})
+        get(jsonline, lines.read_bytes(), **{"Content-Type": "application/stream+json"})
 
     until(lambda: len(store.query(f"faultlens.worker:={how}")) == 2, "both failures")
     query = in_the_page(r"```logsql\n(.*)\n```")

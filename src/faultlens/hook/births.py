@@ -55,9 +55,9 @@ returns that one, which the mechanism then raises.
 Pending = dict[int, Birth]
 """The constructed but not yet raised SDK exceptions of all threads, by `id`.
 
-The exceptions may be unhashable, or equal to one another, so they cannot be keys. Python reuses
-an id after its object dies, so each id has a reference beside it. The reference is weak and does
-not keep the exception alive.
+The exceptions may be unhashable, or equal to one another, so they cannot be keys. Python may give
+the id of a dead object to another one, so each entry also refers to its exception. The reference is
+weak, so it does not keep the exception alive.
 
 Changed only by single, atomic operations. Births, raises and deaths happen in any thread, and a
 finalizer or signal handler can cause one in the middle of another.

@@ -49,9 +49,7 @@ def load(signal: Signal, settings: Settings) -> list[Callable[[], Any]]:
         "metrics": settings.metrics_protocol,
         "logs": settings.logs_protocol,
     }[signal]
-    if not names or settings.otel_disabled:
-        return []
-    if not interpreter.is_main():
+    if not names or settings.otel_disabled or not interpreter.is_main():
         return []
     if natives.locks_are_eventlets():
         _log.warning(
