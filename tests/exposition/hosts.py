@@ -29,10 +29,17 @@ needs_proc = pytest.mark.skipif(
 COMMON = """
 import ctypes, os, signal, sys, threading, time, urllib.error, urllib.request
 if "fork_by_c_code" in sys.argv:
-    # Now no thread asks for the interpreter's lock. If one asked while C code forks, the child
-    # would wait for that thread, which it does not have. Flyte's starts during the import.
+    # If a thread waits for the interpreter's lock while C code forks, the child's threads hang.
     sys.setswitchinterval(1000)
 from flyte.errors import RuntimeUserError as E
+
+if "fork_by_c_code" in sys.argv:
+    # Flyte has a thread for its event loop. Wait until it has finished its imports and is idle.
+    for thread in threading.enumerate():
+        while thread is not threading.main_thread() and (
+            sys._current_frames()[thread.ident].f_code.co_name != "select"
+        ):
+            time.sleep(0.01)
 
 fork = os.fork
 fork_by_c_code = ctypes.PyDLL(None).fork  # Python and its fork hooks do not hear of it
