@@ -5,12 +5,14 @@ What a hook does to a process must not be tried on the process of the test runne
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
 import textwrap
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +59,17 @@ def environment(env: Mapping[str, str | None] | None = None) -> dict[str, str]:
     }
     assert wanted["FAULTLENS_STORE"] or "TMPDIR" in wanted, "it would count in the user's store"
     return {key: value for key, value in {**inherited, **wanted}.items() if value is not None}
+
+
+@contextlib.contextmanager
+def limited(kill: Callable[[], None]) -> Iterator[None]:
+    """Kill what still runs after TIMEOUT, so that no reader of its output waits for ever."""
+    late = threading.Timer(TIMEOUT, kill)
+    late.start()
+    try:
+        yield
+    finally:
+        late.cancel()
 
 
 def run(

@@ -239,7 +239,8 @@ def running(*args: str) -> Iterator[Program]:
         text=True,
     ) as process:
         try:
-            yield Program(process)
+            with children.limited(process.kill):
+                yield Program(process)
         finally:
             process.kill()
 
@@ -269,9 +270,20 @@ class Prometheus:
         """Wait until the expression gives something."""
         until(lambda: bool(self.query(expression)), expression)
 
-    def wait_for_scrape(self) -> None:
-        """Wait for a successful scrape that begins after this call."""
-        self.wait_for(f"timestamp(up) > {time.time()} and up == 1")
+    def wait_for_scrape(self) -> float:
+        """Wait for a successful scrape that begins after this call; returns its moment.
+
+        On a busy machine a later one may fail, and then the series have no value.
+        """
+        expression = f"timestamp(up) > {time.time()} and up == 1"
+        found: list[tuple[dict[str, str], float]] = []
+
+        def is_there() -> bool:
+            found[:] = self.query(expression)
+            return bool(found)
+
+        until(is_there, expression)
+        return found[0][1]
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import termios
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from tests import children
@@ -44,14 +44,32 @@ class Terminal:
 
     @property
     def picture(self) -> str:
-        """What the program has drawn last, without its escape sequences."""
-        *_, last = self.written.split("\x1b[H")
-        return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", last)
+        """What the program has drawn last, without its escape sequences.
 
-    def wait_for(self, text: str) -> None:
-        """Wait until the last picture has this text."""
-        until(lambda: text in self.picture or not self._reader.is_alive(), repr(text))
-        assert text in self.picture, self.written
+        A picture begins at the top left and ends when it clears the rest of the screen. A program
+        that draws none: all that it has written.
+        """
+        written = self.written
+        if "\x1b[H" in written:
+            written = written.rpartition("\x1b[J")[0].split("\x1b[H")[-1]
+        return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", written)
+
+    def wait_for(self, wanted: str | Callable[[str], bool]) -> str:
+        """Wait until the last picture has this text, or fulfils this; returns that picture."""
+
+        def is_wanted(picture: str) -> bool:
+            return wanted(picture) if callable(wanted) else wanted in picture
+
+        pictures: list[str] = []
+
+        def is_there() -> bool:
+            over = not self._reader.is_alive()
+            pictures.append(self.picture)
+            return over or is_wanted(pictures[-1])
+
+        until(is_there, repr(wanted))
+        assert is_wanted(pictures[-1]), self.written
+        return pictures[-1]
 
     def press(self, keys: str) -> None:
         os.write(self._ours, keys.encode())

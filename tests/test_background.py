@@ -16,7 +16,7 @@ from faultlens.natives import POLLIN
 from faultlens.sockets import Socket
 from tests import children
 from tests.children import TIMEOUT
-from tests.servers import until
+from tests.servers import free_port, until
 
 
 class Counting(Job):
@@ -253,6 +253,7 @@ def test_a_job_may_stop_the_thread_that_it_runs_in() -> None:
 
         def run(self) -> None:
             super().run()
+            until(lambda: thread._thread is not None, "the return of start")
             self.stopped = thread.stop(TIMEOUT)
 
     thread, job = Background(), Stops()
@@ -520,8 +521,8 @@ assert background.stop(600)
 
 def test_the_port_of_a_job_that_was_removed_is_free_at_once(background: Background) -> None:
     """While the thread waits for a socket, the kernel keeps it, even if it is closed."""
-    listener = socket.create_server(("127.0.0.1", 0))
-    port = listener.getsockname()[1]
+    port = free_port()
+    listener = socket.create_server(("127.0.0.1", port))
 
     class Listens(Job):
         interval = 600.0

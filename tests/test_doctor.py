@@ -18,7 +18,7 @@ import pytest
 from opentelemetry import _logs
 
 from tests import children
-from tests.servers import free_port
+from tests.servers import free_port, get
 from tests.test_cli import absent, command, package
 from tests.test_serve import fail, serving
 
@@ -330,6 +330,8 @@ class TestMetrics:
         ) as serving:
             assert serving.stdout is not None
             port = serving.stdout.readline().strip()
+            # On a slow machine, the first page can take longer than the doctor waits for it.
+            get(f"http://localhost:{port}/metrics")
             report = doctor(env={"OTEL_EXPORTER_PROMETHEUS_PORT": port})
             serving.communicate("")
 
@@ -340,6 +342,7 @@ class TestMetrics:
     def test_a_port_where_another_process_serves_this_store(self, tmp_path: Path) -> None:
         store = {"FAULTLENS_STORE": str(tmp_path / "store")}
         with serving(tmp_path / "store") as server:
+            server.warm_up()
             port = {"OTEL_EXPORTER_PROMETHEUS_PORT": server.url.split(":")[-1].split("/")[0]}
             (ours,) = doctor(env={**store, **port}).of("/metrics")
             (others,) = doctor(env=port).of("/metrics")

@@ -44,6 +44,10 @@ class Serving:
     def page(self, path: str = "/metrics") -> str:
         return get(self.url.removesuffix("/metrics") + path)
 
+    def warm_up(self) -> None:
+        """On a slow machine, the first page can take longer than our commands wait for it."""
+        self.page()
+
     def failures(self) -> float:
         lines = [line for line in self.page().splitlines() if line.startswith(LINE)]
         return float(lines[0].rpartition(" ")[2]) if lines else 0.0
@@ -158,6 +162,7 @@ def test_a_second_one_stands_by_and_takes_over(store: Path) -> None:
     port = str(free_port())
     with serving(store, "--port", port) as first:
         fail(store, 2)
+        first.warm_up()
         with serving(store, "--port", port) as second:
             assert "has them already, by another process" in second.said
             assert first.failures() == 2
@@ -194,6 +199,7 @@ def test_what_cannot_be_served_is_one_line(tmp_path: Path, store: Path) -> None:
 
 def test_another_store_s_server_is_not_taken_for_ours(tmp_path: Path) -> None:
     with serving(tmp_path / "a") as server:
+        server.warm_up()
         port = server.url.split(":")[-1].removesuffix("/metrics")
         said = refused("--store", str(tmp_path / "b"), "--port", port)
         assert "is taken by faultlens for another store" in said

@@ -197,6 +197,7 @@ class TestOnce:
 @pytest.fixture(scope="module")
 def url(store: Path) -> Iterator[str]:
     with serving(store) as server:
+        server.warm_up()
         yield server.url
 
 
@@ -459,22 +460,18 @@ class TestTerminal:
 
     def test_a_terminal_that_does_not_say_its_size(self, store: Path) -> None:
         with self.run("--store", str(store), size=(0, 0)) as run:
-            run.wait_for("4 failures")
-            assert max(map(len, run.picture.splitlines())) == 80
+            assert max(map(len, run.wait_for("4 failures").splitlines())) == 80
 
     def test_a_server_that_goes_and_comes_back(self, store: Path) -> None:
         port = str(free_port())
-        with (
-            serving(store, "--port", port) as server,
-            self.run("--url", server.url, size=(140, 24)) as run,
-        ):
-            run.wait_for("4 failures")
-            server.process.kill()
-            run.wait_for("cannot be read")
-            assert "4 failures" in run.picture
-            with serving(store, "--port", port):
-                until(lambda: "cannot be read" not in run.picture, "the server again")
-                assert "4 failures" in run.picture
+        with serving(store, "--port", port) as server:
+            server.warm_up()
+            with self.run("--url", server.url, size=(140, 24)) as run:
+                run.wait_for("4 failures")
+                server.process.kill()
+                assert "4 failures" in run.wait_for("cannot be read")
+                with serving(store, "--port", port):
+                    assert "4 failures" in run.wait_for(lambda text: "cannot be read" not in text)
 
 
 def sequences(written: str) -> list[str]:

@@ -91,9 +91,20 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
             last = "job_worker:faultlens_failures:increase1h"
             server.wait_for(f"timestamp({last}) > {recorded}")
             page = get(f"http://{program.target}/metrics")
-            end = time.time() // 60 * 60 + 60  # a step ends with it
+            end = _end(server)
             view = View(end, seconds=max(300, math.ceil(end - began)), scrape=5)
             yield Demo(server, program.scrape(), _issues(page), receiver, view)
+
+
+def _end(server: Prometheus) -> float:
+    """The end of a minute, which is the end of a step, when the last scrape had succeeded."""
+    while True:
+        end = time.time() // 60 * 60 + 60
+        until(lambda end=end: time.time() > end, "the end of the minute")  # type: ignore[misc]
+        server.moment = end
+        if server.query("up == 1"):
+            server.moment = None
+            return end
 
 
 ISSUE = ("class", "code", "task", "kind", "reason", "owner")

@@ -57,9 +57,7 @@ def examples(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Prometh
         prometheus(directory, CONFIG.format(target=program.target)) as server,
     ):
         program.line_with(workload.DONE)
-        server.wait_for_scrape()
-        # A later scrape may fail on a busy machine.
-        server.moment = server.query("timestamp(up)")[0][1]
+        server.moment = server.wait_for_scrape()
         yield server, program.scrape()
 
 
@@ -155,7 +153,7 @@ def test_the_first_failure_is_an_increase(tmp_path: Path) -> None:
             for _ in range(3):
                 flyte.tell("Unavailable")
                 flyte.line_with("raised")
-            server.wait_for_scrape()
+            server.moment = server.wait_for_scrape()
 
             assert [value for _, value in server.query(series)] == [3]
             assert [value for _, value in server.query(f"min_over_time({series}[1h])")] == [0]

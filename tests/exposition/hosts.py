@@ -134,13 +134,10 @@ class Host:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
 
-            # So that no reader of its output waits forever.
-            late = threading.Timer(children.TIMEOUT, kill)
-            late.start()
             try:
-                yield Running(process)
+                with children.limited(kill):
+                    yield Running(process)
             finally:
-                late.cancel()
                 kill()
 
     @contextlib.contextmanager
@@ -196,6 +193,9 @@ class Running:
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self.process = process
         self.pid = process.pid
+
+    def ended(self) -> bool:
+        return self.process.poll() is not None
 
     def tell(self, line: str) -> str:
         """Send a line; returns the answer."""

@@ -75,6 +75,7 @@ def test_a_program_whose_port_is_taken_keeps_counting_and_is_warned_once() -> No
         env = {
             "OTEL_EXPORTER_PROMETHEUS_HOST": "127.0.0.1",
             "OTEL_EXPORTER_PROMETHEUS_PORT": str(other.getsockname()[1]),
+            "FAULTLENS_FLUSH_SECONDS": "1200",
         }
         done = children.run(
             program("""

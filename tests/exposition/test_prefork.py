@@ -112,7 +112,8 @@ def gunicorn(host: Host, *options: str, source: str = APP, **env: str) -> Iterat
     command += ["--timeout=0"]  # otherwise it kills slow workers
     command += [f"--bind=127.0.0.1:{port}", *options, "web:app"]
     with host.running(command, **env) as master:
-        until(lambda: answers(f"http://127.0.0.1:{port}/"), "gunicorn")
+        until(lambda: master.ended() or answers(f"http://127.0.0.1:{port}/"), "gunicorn")
+        assert not master.ended(), host.log.read_text()
         yield Gunicorn(host, master, port)
 
 
@@ -143,12 +144,14 @@ def test_the_worker_that_serves_the_metrics_is_killed_under_load(host: Host) -> 
 
 @needs_proc
 def test_the_master_that_serves_the_metrics_is_killed_and_started_again(host: Host) -> None:
+    preloaded = APP + "\npage()\n"  # the master forks when it serves, so that no worker does
     with host.scraping():
-        with gunicorn(host, "--preload") as server:
+        with gunicorn(host, "--preload", source=preloaded) as server:
             server.load(20)
-            until(lambda: listeners(host.port) == {server.master.pid}, "the master to serve")
+            assert listeners(host.port) == {server.master.pid}
             server.master.process.kill()
-        with gunicorn(host, "--preload") as server:
+        until(lambda: not listeners(host.port), "the end of its workers")
+        with gunicorn(host, "--preload", source=preloaded) as server:
             server.load(20)
             assert server.raised == 40
             assert listeners(host.port) == {server.master.pid}
@@ -179,8 +182,9 @@ def test_celery_workers_that_are_replaced_and_then_all_killed(host: Host) -> Non
     worker = [sys.executable, "-m", "celery", "-A", "tasks", "worker", "-c2", "-lINFO"]
     worker += ["--max-tasks-per-child=4", "--without-gossip", "--without-mingle"]
     send = "import tasks\nfor _ in range(20): tasks.catch.delay(), tasks.end_with_it.delay()"
-    with host.running(worker), host.scraping():
-        until(lambda: "ready." in host.log.read_text(), "celery")
+    with host.running(worker) as celery, host.scraping():
+        until(lambda: celery.ended() or "ready." in host.log.read_text(), "celery")
+        assert not celery.ended(), host.log.read_text()
         until(lambda: host.failures() == 0, "celery to serve")
         with host.running([sys.executable, "-c", send]) as sender:
             assert sender.process.wait(TIMEOUT) == 0

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests import children
+from tests.servers import free_port
 
 # The start of programs whose children are forked, spawned or run: what a child does and reports.
 _COMMON = """
@@ -229,7 +230,8 @@ def test_the_port_is_free_when_the_parent_is_gone_but_its_child_is_alive() -> No
     """)
     parent = subprocess.Popen(
         [sys.executable, "-c", source],
-        env=children.environment(),
+        # The system might give one of its own ports to somebody else meanwhile.
+        env=children.environment({"OTEL_EXPORTER_PROMETHEUS_PORT": str(free_port())}),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

@@ -293,7 +293,7 @@ class Stopping:
 @workflow.defn(name="waiting")
 class Waiting:
     def run(self, ctx: Any) -> Any:
-        yield ctx.start_timer(60)
+        yield ctx.start_timer(3600)
 
 
 def parent_of(child: str) -> type:
@@ -975,7 +975,7 @@ def an_update_s_key_that_is_taken() -> None:
 def updatable(raising: Callable[[], BaseException] | None, refusing: bool = False) -> type:
     class Updatable:
         def run(self, ctx: Any) -> Any:
-            yield ctx.start_timer(60)
+            yield ctx.start_timer(3600)
 
         @workflow.update("change")
         def change(self) -> None:

@@ -126,7 +126,7 @@ async def run(client: Client, definition: type) -> Any:
 class Waiting:
     def run(self, ctx: Any) -> Any:
         under_way.set()
-        yield ctx.start_timer(60)
+        yield ctx.start_timer(3600)
 
 
 @workflow.defn(name="succeeding")
@@ -433,7 +433,7 @@ def update_failed() -> BaseException:
     class Updatable:
         def run(self, ctx: Any) -> Any:
             under_way.set()
-            yield ctx.start_timer(60)
+            yield ctx.start_timer(3600)
 
         @workflow.update("change_address")
         def change_address(self) -> None:

@@ -274,30 +274,30 @@ async def no_worker_takes_an_activity(client: Client) -> None:
     await call(client, "fine", task_queue="nobody", schedule_to_start_timeout=0.1)
 
 
-async def hang(client: Client, activity: str = "hang", **options: Any) -> None:
+async def time_out(client: Client, **options: Any) -> None:
     async with working(client, "calling"):
-        handle = await start(client, "calling", activity, options)
+        handle = await start(client, "calling", "deaf", options)
         await attempt(handle.result())
         await temporal_workflows.hanging.wait()
         temporal_workflows.over.set()
 
 
 @case(
-    failures={"ActivityError START_TO_CLOSE hang unknown timeout": 1},
+    failures={"ActivityError START_TO_CLOSE deaf unknown timeout": 1},
     suppressed={"propagated": 1},
-    attempts={"hang ok": 1, "calling unknown": 1},
+    attempts={"deaf ok": 1, "calling unknown": 1},
 )
 async def an_activity_takes_too_long(client: Client) -> None:
-    await hang(client, start_to_close_timeout=2)
+    await time_out(client, start_to_close_timeout=2)
 
 
 @case(
-    failures={"ActivityError HEARTBEAT hang unknown timeout": 1},
+    failures={"ActivityError HEARTBEAT deaf unknown timeout": 1},
     suppressed={"propagated": 1},
-    attempts={"hang ok": 1, "calling unknown": 1},
+    attempts={"deaf ok": 1, "calling unknown": 1},
 )
 async def an_activity_sends_no_heartbeat(client: Client) -> None:
-    await hang(client, heartbeat_timeout=2)
+    await time_out(client, heartbeat_timeout=2)
 
 
 @case(

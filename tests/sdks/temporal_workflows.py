@@ -6,6 +6,7 @@ A module of their own, and a small one: the SDK's sandbox imports it anew for ea
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from datetime import timedelta
 from typing import Any
 
@@ -90,7 +91,8 @@ def give_something_opaque() -> object:
 
 
 @activity.defn(name="elsewhere")
-def complete_elsewhere() -> None:
+async def complete_elsewhere() -> None:
+    # It ends before the loop runs the test, which completes it.
     waiting.append(activity.info().task_token)
     activity.raise_complete_async()
 
@@ -99,6 +101,15 @@ def complete_elsewhere() -> None:
 async def hang() -> None:
     hanging.set()
     await over.wait()
+
+
+@activity.defn(name="deaf")
+async def ignore_cancellation() -> None:
+    """The SDK cancels an activity some seconds after its time-out, and a test may take longer."""
+    hanging.set()
+    while not over.is_set():
+        with contextlib.suppress(asyncio.CancelledError):
+            await over.wait()
 
 
 @activity.defn(name="beat")
@@ -138,6 +149,7 @@ ACTIVITIES = [
     give_something_opaque,
     complete_elsewhere,
     hang,
+    ignore_cancellation,
     beat,
     beat_in_a_thread,
     bad_beat,

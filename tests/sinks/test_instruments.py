@@ -21,6 +21,8 @@ from tests.servers import Receiver, needs, until, victoria_metrics
 PROGRAM = """
 import os, sys
 from opentelemetry import metrics
+from faultlens import background
+background._FORK_SECONDS = 1200  # a fork waits until the exporter is made, however slow that is
 
 def fail(times=1):
     import flyte.errors
@@ -333,6 +335,7 @@ def otlp(url: str, **env: str) -> dict[str, str | None]:
         "OTEL_METRICS_EXPORTER": "otlp",
         "OTEL_EXPORTER_OTLP_ENDPOINT": url,
         "OTEL_EXPORTER_OTLP_COMPRESSION": "none",
+        "OTEL_EXPORTER_OTLP_TIMEOUT": str(TIMEOUT),
         **env,
     }
 

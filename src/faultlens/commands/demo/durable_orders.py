@@ -88,7 +88,7 @@ class AwaitPickup:
 async def place_order(client: Client, **details: Any) -> Any:
     """Place an order and wait until it is shipped."""
     handle = await start(client, "place_order", **details)
-    return await handle.result(poll_interval=0.1, timeout=20)
+    return await handle.result(poll_interval=0.1, timeout=120)
 
 
 async def start(
@@ -152,7 +152,7 @@ async def undeclared_query(client: Client) -> None:
 
 async def too_late_to_change(client: Client) -> None:
     handle = await start(client, "place_order")
-    await handle.result(poll_interval=0.1, timeout=20)
+    await handle.result(poll_interval=0.1, timeout=120)
     await handle.update("change_address", ["Main Street 1"])
 
 

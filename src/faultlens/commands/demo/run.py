@@ -35,8 +35,8 @@ QUERY = "sum by (kind) (increase(faultlens_failures_total[5m]))"
 
 _BUSY = ("The examples start ...", "The examples run once, which takes some seconds ...")
 
-_SERVING_SECONDS = 10.0
-"""How long /metrics may take: a thread of faultlens opens the port meanwhile."""
+_SERVING_SECONDS = 60.0
+"""How long /metrics may take to be there, and to answer."""
 
 _GRACE_SECONDS = 3.0
 """How long the child has to end before it is killed."""
@@ -117,7 +117,7 @@ class Child:
     def info(self) -> dict[str, str]:
         """The labels of faultlens_info, as /metrics has them."""
         try:
-            return parse(endpoint.fetch(self.url)).info
+            return parse(endpoint.fetch(self.url, _SERVING_SECONDS)).info
         except OSError as error:
             self._must_run(within=1.0)
             raise DemoError(f"{self.url} does not answer: {error}") from error
