@@ -137,9 +137,9 @@ keys = st.lists(st.text(), min_size=1, max_size=16).map(tuple)
 @given(keys)
 def test_any_key_survives_encoding(key: tuple[str, ...]) -> None:
     raw = encode(key)
-    assert len(raw) <= 480
+    assert len(raw) <= KEY_BYTES
     plain = tuple(label.replace("\x1f", "").encode("utf-8", "replace").decode() for label in key)
-    if sum(len(label.encode()) + 1 for label in plain) <= 480:
+    if sum(len(label.encode()) + 1 for label in plain) <= KEY_BYTES:
         assert decode(raw) == plain
     assert encode(decode(raw)) == raw
 
