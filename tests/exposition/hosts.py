@@ -33,13 +33,16 @@ if "fork_by_c_code" in sys.argv:
     sys.setswitchinterval(1000)
 from flyte.errors import RuntimeUserError as E
 
-if "fork_by_c_code" in sys.argv:
-    # Flyte has a thread for its event loop. Wait until it has finished its imports and is idle.
+def wait_until_flyte_is_idle():
+    # Flyte has a thread for its event loop. At first, that imports.
     for thread in threading.enumerate():
         while thread is not threading.main_thread() and (
             sys._current_frames()[thread.ident].f_code.co_name != "select"
         ):
             time.sleep(0.01)
+
+if "fork_by_c_code" in sys.argv:
+    wait_until_flyte_is_idle()
 
 fork = os.fork
 fork_by_c_code = ctypes.PyDLL(None).fork  # Python and its fork hooks do not hear of it
