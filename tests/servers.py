@@ -19,7 +19,7 @@ import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
@@ -27,6 +27,8 @@ from faultlens.commands import endpoint
 from tests import children
 from tests.children import TIMEOUT
 from tests.scrape import Scrape, parse
+
+T = TypeVar("T")
 
 
 def needs(tool: str, path: Path | None = None) -> pytest.MarkDecorator:
@@ -53,12 +55,13 @@ def free_port() -> int:
     raise AssertionError("there is no free port")
 
 
-def until(condition: Callable[[], bool], what: str) -> None:
-    """Wait for something that will be, but not for ever."""
+def until(condition: Callable[[], T | None], what: str) -> T:
+    """Wait for something that will be, but not for ever; returns what the condition then gives."""
     deadline = time.monotonic() + TIMEOUT
-    while not condition():
+    while not (found := condition()):
         assert time.monotonic() < deadline, f"waited in vain for {what}"
         time.sleep(0.1)
+    return found
 
 
 def get(url: str, body: bytes | None = None, **headers: str) -> str:
@@ -268,7 +271,7 @@ class Prometheus:
 
     def wait_for(self, expression: str) -> None:
         """Wait until the expression gives something."""
-        until(lambda: bool(self.query(expression)), expression)
+        until(lambda: self.query(expression), expression)
 
     def wait_for_scrape(self) -> float:
         """Wait for a successful scrape that begins after this call; returns its moment.
@@ -276,14 +279,7 @@ class Prometheus:
         On a busy machine a later one may fail, and then the series have no value.
         """
         expression = f"timestamp(up) > {time.time()} and up == 1"
-        found: list[tuple[dict[str, str], float]] = []
-
-        def is_there() -> bool:
-            found[:] = self.query(expression)
-            return bool(found)
-
-        until(is_there, expression)
-        return found[0][1]
+        return until(lambda: self.query(expression), expression)[0][1]
 
 
 @contextlib.contextmanager

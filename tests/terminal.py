@@ -57,19 +57,14 @@ class Terminal:
     def wait_for(self, wanted: str | Callable[[str], bool]) -> str:
         """Wait until the last picture has this text, or fulfils this; returns that picture."""
 
-        def is_wanted(picture: str) -> bool:
-            return wanted(picture) if callable(wanted) else wanted in picture
+        def found() -> str | None:
+            over, picture = not self._reader.is_alive(), self.picture
+            if wanted(picture) if callable(wanted) else wanted in picture:
+                return picture
+            assert not over, self.written
+            return None
 
-        pictures: list[str] = []
-
-        def is_there() -> bool:
-            over = not self._reader.is_alive()
-            pictures.append(self.picture)
-            return over or is_wanted(pictures[-1])
-
-        until(is_there, repr(wanted))
-        assert is_wanted(pictures[-1]), self.written
-        return pictures[-1]
+        return until(found, repr(wanted))
 
     def press(self, keys: str) -> None:
         os.write(self._ours, keys.encode())

@@ -98,13 +98,13 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
 
 def _end(server: Prometheus) -> float:
     """The end of a minute, which is the end of a step, when the last scrape had succeeded."""
-    while True:
-        end = time.time() // 60 * 60 + 60
-        until(lambda end=end: time.time() > end, "the end of the minute")  # type: ignore[misc]
-        server.moment = end
-        if server.query("up == 1"):
-            server.moment = None
-            return end
+    called = time.time()
+
+    def minute() -> float | None:
+        end = time.time() // 60 * 60
+        return end if end > called and server.query(f"up @ {end} == 1") else None
+
+    return until(minute, "a scrape at the end of a minute")
 
 
 ISSUE = ("class", "code", "task", "kind", "reason", "owner")

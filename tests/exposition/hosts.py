@@ -20,7 +20,7 @@ from faultlens.commands import endpoint
 from faultlens.exposition.ledgers import Ledgers
 from faultlens.settings import StorePath
 from tests import children
-from tests.servers import free_port
+from tests.servers import free_port, until
 
 needs_proc = pytest.mark.skipif(
     not Path("/proc/net/tcp").exists(), reason="no /proc that tells whose a socket is"
@@ -29,17 +29,17 @@ needs_proc = pytest.mark.skipif(
 COMMON = """
 import ctypes, os, signal, sys, threading, time, urllib.error, urllib.request
 if "fork_by_c_code" in sys.argv:
-    # If a thread waits for the interpreter's lock while C code forks, the child's threads hang.
+    # No thread asks the one that has the interpreter's lock to let it in. If one asked while C code
+    # forks, the child would wait until it is in.
     sys.setswitchinterval(1000)
 from flyte.errors import RuntimeUserError as E
 
 def wait_until_flyte_is_idle():
-    # Flyte has a thread for its event loop. At first, that imports.
-    for thread in threading.enumerate():
-        while thread is not threading.main_thread() and (
-            sys._current_frames()[thread.ident].f_code.co_name != "select"
-        ):
-            time.sleep(0.01)
+    # Flyte's thread for its event loop imports at first. If it waits for the interpreter's lock
+    # while C code forks, the child's threads hang.
+    others = {thread.ident for thread in threading.enumerate()} - {threading.get_ident()}
+    while any(sys._current_frames()[other].f_code.co_name != "select" for other in others):
+        time.sleep(0.01)
 
 if "fork_by_c_code" in sys.argv:
     wait_until_flyte_is_idle()
@@ -139,7 +139,7 @@ class Host:
 
             try:
                 with children.limited(kill):
-                    yield Running(process)
+                    yield Running(process, self.log)
             finally:
                 kill()
 
@@ -193,12 +193,15 @@ class Host:
 class Running:
     """A process that is controlled by lines on its standard input."""
 
-    def __init__(self, process: subprocess.Popen[str]) -> None:
+    def __init__(self, process: subprocess.Popen[str], log: Path) -> None:
         self.process = process
         self.pid = process.pid
+        self._log = log
 
-    def ended(self) -> bool:
-        return self.process.poll() is not None
+    def until(self, condition: Callable[[], bool], what: str) -> None:
+        """Wait for something that this process does. Fails if it ends instead."""
+        until(lambda: self.process.poll() is not None or condition(), what)
+        assert self.process.poll() is None, self._log.read_text()
 
     def tell(self, line: str) -> str:
         """Send a line; returns the answer."""

@@ -93,15 +93,13 @@ class Gunicorn:
 
     def whole_page(self) -> str:
         """The page in multiprocess mode. It is an error while a worker's file is still empty."""
-        pages: list[str] = []
 
-        def is_there() -> bool:
+        def page() -> str | None:
             with contextlib.suppress(urllib.error.HTTPError):
-                pages.append(endpoint.fetch(self.url, TIMEOUT))
-            return bool(pages)
+                return endpoint.fetch(self.url, TIMEOUT)
+            return None
 
-        until(is_there, "a page")
-        return pages[0]
+        return until(page, "a page")
 
 
 @contextlib.contextmanager
@@ -112,8 +110,7 @@ def gunicorn(host: Host, *options: str, source: str = APP, **env: str) -> Iterat
     command += ["--timeout=0"]  # otherwise it kills slow workers
     command += [f"--bind=127.0.0.1:{port}", *options, "web:app"]
     with host.running(command, **env) as master:
-        until(lambda: master.ended() or answers(f"http://127.0.0.1:{port}/"), "gunicorn")
-        assert not master.ended(), host.log.read_text()
+        master.until(lambda: answers(f"http://127.0.0.1:{port}/"), "gunicorn")
         yield Gunicorn(host, master, port)
 
 
@@ -183,8 +180,7 @@ def test_celery_workers_that_are_replaced_and_then_all_killed(host: Host) -> Non
     worker += ["--max-tasks-per-child=4", "--without-gossip", "--without-mingle"]
     send = "import tasks\nfor _ in range(20): tasks.catch.delay(), tasks.end_with_it.delay()"
     with host.running(worker) as celery, host.scraping():
-        until(lambda: celery.ended() or "ready." in host.log.read_text(), "celery")
-        assert not celery.ended(), host.log.read_text()
+        celery.until(lambda: "ready." in host.log.read_text(), "celery")
         until(lambda: host.failures() == 0, "celery to serve")
         with host.running([sys.executable, "-c", send]) as sender:
             assert sender.process.wait(TIMEOUT) == 0

@@ -15,7 +15,6 @@ import json
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Generator, Sequence
 from pathlib import Path
@@ -187,11 +186,9 @@ def rounds(folder: Path) -> Generator[Round, None, None]:
         assert process.stdout is not None
         try:
             while True:
-                late = threading.Timer(children.TIMEOUT, process.kill)
-                late.start()
-                print(file=process.stdin, flush=True)
-                line = process.stdout.readline()
-                late.cancel()
+                with children.limited(process.kill):
+                    print(file=process.stdin, flush=True)
+                    line = process.stdout.readline()
                 assert line, (folder / "stderr.log").read_text()
                 yield Round(**json.loads(line))
         finally:

@@ -6,7 +6,6 @@ import contextlib
 import json
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -119,12 +118,10 @@ def _player(folder: Path, detector: str, **env: str) -> Iterator[Player]:
             text=True,
         ) as process,
     ):
-        late = threading.Timer(children.TIMEOUT, process.kill)
-        late.start()
         try:
-            yield Player(folder, process)
+            with children.limited(process.kill):
+                yield Player(folder, process)
         finally:
-            late.cancel()
             process.kill()
 
 

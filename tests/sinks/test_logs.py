@@ -467,6 +467,7 @@ def test_of_a_process_that_is_killed_all_but_the_last_moment_arrives() -> None:
             process.wait(TIMEOUT)
         killed = FAILS + "import signal\nfail(3)\nos.kill(os.getpid(), signal.SIGKILL)"
         before = len(receiver.records())
+        assert before == 3
         done = children.run(killed, env=env, check=False)
         assert done.returncode == -9
         assert len(receiver.records()) - before in range(4)
